@@ -1,0 +1,68 @@
+"""The whole error vocabulary, named for what the user did or met.
+
+Every error the program raises on purpose is one of these. The command line prints the message and
+leaves with ``exit_code``; it shows no traceback. A message names the file, key, URL (token removed)
+or tile, says what was expected, and says what to do next.
+"""
+
+
+class TilewrightError(Exception):
+    """Base of all expected errors."""
+
+    exit_code = 1
+
+
+class RecipeError(TilewrightError):
+    """A recipe or training configuration was refused: unknown key, wrong type, impossible value."""
+
+    exit_code = 2
+
+
+class AreaError(TilewrightError):
+    """The area yields no tile, too many tiles, or cannot be found."""
+
+    exit_code = 2
+
+
+class LabelError(TilewrightError):
+    """A label source could not be read, or answered with less than it was asked for."""
+
+
+class CredentialError(TilewrightError):
+    """A token is missing, or the source refused it."""
+
+
+class TermsError(TilewrightError):
+    """A source's terms were not accepted."""
+
+
+class SourceError(TilewrightError):
+    """An imagery source refuses every request alike (unknown tileset, bad zoom, server down)."""
+
+
+class TooManyFailedError(TilewrightError):
+    """More samples failed than the recipe allows; the ledger keeps what was done."""
+
+
+class NothingSelectedError(TilewrightError):
+    """No tile passes the filter, so there is no version to make."""
+
+
+class StoreError(TilewrightError):
+    """A store cannot be opened, holds another recipe, or lacks the version asked for."""
+
+
+class BusyError(TilewrightError):
+    """Another build holds the same store."""
+
+
+class DiskError(TilewrightError):
+    """The disk is full or cannot be written."""
+
+
+class TrainingError(TilewrightError):
+    """Training cannot start or go on (configuration does not fit the store, loss is not finite)."""
+
+
+class SandboxError(TilewrightError):
+    """The sandbox cannot serve (port taken, unknown fault)."""

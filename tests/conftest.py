@@ -1,0 +1,109 @@
+"""Fixtures that every test can ask for, and the clean environment that every test gets."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_SERVER_START_SECONDS = 120.0
+_KEPT = {"TILEWRIGHT_REQUIRE_REAL", "TILEWRIGHT_SHARED_DATA"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep Prefect out of the user's profile, in this process and its children, from its first import on."""
+    folder = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+    config.add_cleanup(folder.cleanup)
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": folder.name,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLI_COLORS": "false",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No token, no setting of the person who runs the tests, and a home folder and caches of the tests' own."""
+    for name in list(os.environ):
+        if name.startswith(("MAPBOX_", "TILEWRIGHT_", "AWS_", "MLFLOW_")) and name not in _KEPT:
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.getbasetemp() / "home"
+    home.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / ".cache"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data; without it the test is skipped, or fails when ``TILEWRIGHT_REQUIRE_REAL=1``."""
+    path = Path(os.environ.get("TILEWRIGHT_SHARED_DATA", _REPOSITORY.parent / "shared" / "data"))
+    if not path.is_dir():
+        message = f"no real data at {path}; set TILEWRIGHT_SHARED_DATA to the folder that holds xyz/ and osm/"
+        if os.environ.get("TILEWRIGHT_REQUIRE_REAL") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of one Prefect server with its own SQLite database, for the whole session.
+
+    ``PREFECT_API_URL`` and ``PREFECT_HOME`` point at it while the session lasts, for this process and its children.
+    """
+    from prefect.context import refresh_global_settings_context
+
+    home = tmp_path_factory.mktemp("prefect")
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    log = home / "server.log"
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with pytest.MonkeyPatch.context() as patch, log.open("wb") as output:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_API_URL", url)
+        refresh_global_settings_context()
+        process = subprocess.Popen(command, cwd=home, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            _wait_until_healthy(process, url, log)
+            yield url
+        finally:
+            _stop_group(process)
+    refresh_global_settings_context()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + _SERVER_START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:  # nothing listens yet (URLError is one)
+            time.sleep(0.2)
+    pytest.fail(f"the Prefect server did not start; its log ends:\n{log.read_text()[-2000:]}")
+
+
+def _stop_group(process: subprocess.Popen[bytes]) -> None:
+    """End the process and all it started: asked first, killed after ten seconds."""
+    for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        try:
+            os.killpg(process.pid, sign)
+            process.wait(seconds)
+        except (ProcessLookupError, subprocess.TimeoutExpired):
+            continue
