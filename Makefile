@@ -12,12 +12,22 @@ help:  ## list the targets
 
 venv: $(STAMP)  ## make .venv and install the project with its training and development tools
 
-# pip says nothing but errors: its warnings are about the machine's own set-up.
+# pip says nothing but errors: its warnings are about the machine's own set-up. libexpat is the one library that the
+# wheels (rasterio, osmium) take from the system.
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "Python 3.11 or newer is needed; \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
-		|| { echo "Python's venv module is missing. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and '$(PYTHON)' is not. Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; \
+		exit 1; }
+	@missing=; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	$(PYTHON) -c 'import ctypes, sys; sys.platform == "linux" and ctypes.CDLL("libexpat.so.1")' 2>/dev/null \
+		|| missing="$$missing libexpat1"; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing; \
+	else \
+		echo "The system lacks$$missing. On Debian or Ubuntu: sudo apt-get install$$missing"; exit 1; \
+	fi
 	@echo "Installing into $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
@@ -34,9 +44,9 @@ test: $(STAMP)  ## all tests
 demo: $(STAMP)  ## build a synthetic dataset and train on it: no token, no GPU, no network
 	@$(BIN)/python -m infra.demo
 
-bench: $(STAMP)  ## list the benchmarks
-	@for file in benchmarks/[a-z]*.py; do echo "  $(BIN)/python -m benchmarks.$$(basename $$file .py)"; done
+bench:  ## list the benchmarks
+	@printf '  $(BIN)/python -m benchmarks.%s\n' $(basename $(notdir $(sort $(wildcard benchmarks/[a-z]*.py))))
 
-clean:  ## remove the environment, the caches and what the demo made
+clean:  ## remove the environment, the caches and the demo's records (datasets under stores/ stay)
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

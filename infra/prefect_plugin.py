@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from prefect.plugins import register_hook
 
-from tasks.errors import TilewrightError
+from tasks.errors import DeploymentError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -31,7 +31,7 @@ def setup_environment(*, ctx: "HookContext") -> None:  # noqa: ARG001 - Prefect 
 async def full_name(client: "PrefectClient", name: str) -> str:
     """``name`` as ``flow/deployment``: itself when it has that form, else completed by asking the server.
 
-    Raises TilewrightError when no deployment or more than one is called ``name``; the message lists the nearest
+    Raises DeploymentError when no deployment or more than one is called ``name``; the message lists the nearest
     names, or the full names to choose from.
     """
     from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterName
@@ -41,10 +41,10 @@ async def full_name(client: "PrefectClient", name: str) -> str:
     same = DeploymentFilter(name=DeploymentFilterName(any_=[name]))
     found = await _full_names(client, await client.read_deployments(deployment_filter=same))
     if not found:
-        raise TilewrightError(await _describe_missing(client, name))
+        raise DeploymentError(await _describe_missing(client, name))
     if len(found) > 1:
         listed = _listed(sorted(found))
-        raise TilewrightError(f"{len(found)} deployments are called {name!r}. Name the flow too:\n{listed}")
+        raise DeploymentError(f"{len(found)} deployments are called {name!r}. Name the flow too:\n{listed}")
     return found[0]
 
 
@@ -81,7 +81,7 @@ def _wrap_client() -> None:
     async def read_deployment_by_name(client: Any, name: str) -> "DeploymentResponse":
         try:
             return await read(client, await full_name(client, name))
-        except TilewrightError as error:
+        except DeploymentError as error:
             # Prefect's command line prints a traceback for every other exception.
             raise SystemExit(str(error)) from None
         except httpx.ConnectError:

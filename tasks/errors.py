@@ -64,5 +64,9 @@ class TrainingError(TilewrightError):
     """Training cannot start or go on (configuration does not fit the store, loss is not finite)."""
 
 
+class DeploymentError(TilewrightError):
+    """A deployment could not be started on the Prefect server, or its run did not complete."""
+
+
 class SandboxError(TilewrightError):
     """The sandbox cannot serve (port taken, unknown fault)."""

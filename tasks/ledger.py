@@ -9,6 +9,7 @@ again), ``failed`` (every attempt went wrong; asked again by the next run), ``ke
 """
 
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ CREATE TABLE IF NOT EXISTS tile (
     candidate INTEGER NOT NULL DEFAULT 1,   -- 0: no longer in the recipe's area
     state TEXT NOT NULL DEFAULT 'planned',
     reason TEXT NOT NULL DEFAULT '',
+    measured TEXT,                          -- key of the footprints and filter that building_fraction is from
     building_fraction REAL,                 -- share of the tile's pixels, 0 to 1
     mask_sha256 TEXT,
     nodata_fraction REAL,                   -- share of the image's pixels, 0 to 1
@@ -40,6 +42,11 @@ CREATE TABLE IF NOT EXISTS tile (
     PRIMARY KEY (z, x, y)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tile_state ON tile (state);
+CREATE TABLE IF NOT EXISTS mask (
+    z INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
+    bits BLOB NOT NULL,                     -- zlib of one bit a pixel, rows first
+    PRIMARY KEY (z, x, y)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -57,12 +64,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Density:
-    """What rasterizing a tile's footprints said."""
+    """What rasterizing a tile's footprints said. ``mask`` (one bit a pixel) is given for tiles that pass."""
 
     tile: Tile
     building_fraction: float
     mask_sha256: str
-    passes: bool
+    mask: bytes | None
+
+    @property
+    def passes(self) -> bool:
+        """Whether the tile has enough building to be selected."""
+        return self.mask is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,21 +171,29 @@ class Ledger:
                 tiles,
             )
 
-    def record_densities(self, densities: Iterable[Density]) -> None:
-        """Record rasterized densities. A tile whose image is already settled stays so while it passes."""
+    def record_densities(self, densities: Sequence[Density], measured: str) -> None:
+        """Record rasterized densities and the masks of tiles that pass, as ``measured`` for a key.
+
+        A tile whose image is already settled stays so while it passes.
+        """
         with self._transaction() as db:
             db.executemany(
-                """UPDATE tile SET building_fraction = ?1, mask_sha256 = ?2,
-                     state = CASE WHEN ?3 = 0 THEN 'rejected'
+                """UPDATE tile SET building_fraction = ?1, mask_sha256 = ?2, measured = ?3,
+                     state = CASE WHEN ?4 = 0 THEN 'rejected'
                                   WHEN state IN ('absent', 'failed', 'kept') THEN state
                                   WHEN sha256 IS NOT NULL AND reason = 'density' THEN 'kept'
                                   WHEN state = 'rejected' AND reason = 'nodata' THEN state
                                   ELSE 'selected' END,
-                     reason = CASE WHEN ?3 = 0 THEN 'density'
+                     reason = CASE WHEN ?4 = 0 THEN 'density'
                                    WHEN reason = 'density' THEN ''
                                    ELSE reason END
-                   WHERE z = ?4 AND x = ?5 AND y = ?6""",
-                ((d.building_fraction, d.mask_sha256, int(d.passes), *d.tile) for d in densities),
+                   WHERE z = ?5 AND x = ?6 AND y = ?7""",
+                ((d.building_fraction, d.mask_sha256, measured, int(d.passes), *d.tile) for d in densities),
+            )
+            db.executemany("DELETE FROM mask WHERE z = ? AND x = ? AND y = ?", (d.tile for d in densities))
+            db.executemany(
+                "INSERT INTO mask (z, x, y, bits) VALUES (?, ?, ?, ?)",
+                ((*d.tile, zlib.compress(d.mask, 1)) for d in densities if d.mask is not None),
             )
 
     def record_fetched(self, outcomes: Iterable[Fetched]) -> None:
@@ -217,6 +237,22 @@ class Ledger:
         )
         return [Tile(*row) for row in rows]
 
+    def unmeasured(self, measured: str) -> set[Tile]:
+        """Candidates whose density was not measured for this key."""
+        return {
+            Tile(*row)
+            for row in self._rows("SELECT z, x, y FROM tile WHERE candidate AND measured IS NOT ?", (measured,))
+        }
+
+    def mask(self, tile: Tile) -> bytes:
+        """The mask of a tile that passed, one bit a pixel. Raises StoreError when the ledger has none."""
+        rows = self._rows("SELECT bits FROM mask WHERE z = ? AND x = ? AND y = ?", tile)
+        if not rows:
+            raise StoreError(
+                f"{self.path}: no mask of tile {tile.name}; move the ledger away, the next run makes it anew"
+            )
+        return zlib.decompress(rows[0][0])
+
     def samples(self) -> list[Sample]:
         """Every kept candidate, sorted by tile."""
         rows = self._rows(
@@ -247,6 +283,11 @@ class Ledger:
         """Building fraction of every measured candidate."""
         rows = self._rows("SELECT building_fraction FROM tile WHERE candidate AND building_fraction IS NOT NULL")
         return [float(row[0]) for row in rows]
+
+    def mean_bytes(self) -> float | None:
+        """Mean length of the kept images' files, None when there is none."""
+        value = self._rows("SELECT avg(bytes) FROM tile WHERE state = 'kept'")[0][0]
+        return None if value is None else float(value)
 
     def fact(self, key: str) -> str | None:
         """A fact about the run, such as the hash of the footprints that were rasterized."""

@@ -10,7 +10,7 @@ import numpy as np
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
-from rasterio.transform import from_bounds
+from rasterio import Affine
 
 from tasks.grid import Tile, mercator, tile_bounds
 
@@ -32,8 +32,11 @@ class FootprintIndex:
         found = self._geometry[np.sort(self._tree.query(shapely.box(*bounds)))]
         if not len(found):
             return np.zeros((pixels, pixels), dtype=np.bool_)
+        west, _, east, north = bounds
+        size = (east - west) / pixels
+        transform = Affine(size, 0.0, west, 0.0, -size, north)
         burnt: NDArray[np.uint8] = rasterio.features.rasterize(
-            found, out_shape=(pixels, pixels), transform=from_bounds(*bounds, pixels, pixels), dtype="uint8"
+            found, out_shape=(pixels, pixels), transform=transform, dtype="uint8"
         )
         return burnt.astype(np.bool_)
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from tasks.errors import RecipeError
+from tasks.secrets import redact_values
 from tasks.strict_yaml import StrictModel, load_strict
 
 MAX_ZOOM = 24
@@ -274,7 +275,7 @@ class Recipe(StrictModel):
             "mapbox": lambda: imagery.tileset,  # type: ignore[union-attr]
             "ign": lambda: imagery.layer,  # type: ignore[union-attr]
         }[imagery.source]()
-        return {
+        identity = {
             "name": self.name,
             "grid.zoom": self.grid.zoom,
             "grid.tile_size": self.grid.tile_size,
@@ -287,10 +288,19 @@ class Recipe(StrictModel):
             "splits.block_zoom": self.block_zoom if self.splits.by == "block" else None,
             "splits.seed": self.splits.seed,
         }
+        return {key: redact_values(value) for key, value in identity.items()}
+
+    def public(self) -> dict[str, Any]:
+        """The recipe's values as JSON, tokens in URLs and headers replaced: what a store may hold."""
+        values = self.model_dump(mode="json")
+        headers = values["imagery"].get("headers")
+        if headers:
+            values["imagery"]["headers"] = dict.fromkeys(headers, "***")
+        return {key: redact_values(value) for key, value in values.items()}
 
     def hash(self) -> str:
-        """SHA-256 of the recipe's values (not of its comments, layout or place on disk), as hex."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 of the recipe's public values (not of its comments, layout or place on disk), as hex."""
+        canonical = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from typing import Any
 
 _QUERY_SECRET = re.compile(
     r"(?i)([?&;](?:access_token|token|key|api[_-]?key|apikey|sig|signature|password|secret)=)[^&\s'\"<>#]+"
@@ -37,3 +38,14 @@ def find_secret(env: str, block: str) -> str | None:
     except ValueError:  # Prefect's answer for a block that does not exist
         return None
     return str(loaded.get()).strip() or None  # type: ignore[union-attr]
+
+
+def redact_values(value: Any) -> Any:
+    """``value`` with :func:`redact` applied to every string in its lists and mappings."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {key: redact_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [redact_values(inner) for inner in value]
+    return value

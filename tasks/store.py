@@ -133,8 +133,6 @@ def storage_of(uri: str) -> icechunk.Storage:
             allow_http=bool(endpoint and endpoint.startswith("http://")),
             force_path_style=endpoint is not None,
         )
-    if parts.scheme not in ("", "file"):
-        raise StoreError(f"{redact(uri)}: expected a local path or s3://bucket/prefix")
     return icechunk.local_filesystem_storage(str(local_path(uri)))
 
 
@@ -143,6 +141,8 @@ def local_path(uri: str) -> Path | None:
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         return None
+    if parts.scheme not in ("", "file"):
+        raise StoreError(f"{redact(uri)}: expected a local path or s3://bucket/prefix")
     return Path(parts.path if parts.scheme == "file" else uri).absolute()
 
 
@@ -163,7 +163,7 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def _plain(text: str) -> str:
-    lines = [re.sub(r"^[\s|x×]+|\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
+    lines = [re.sub(r"^[\s|x\u00d7]+|\x1b\[[0-9;]*m", "", line).strip() for line in text.splitlines()]
     return next((line for line in lines if line), "unknown Icechunk error")
 
 

@@ -109,8 +109,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
-    loader = _CoreLoader(text)
+    loader = None
     try:
+        loader = _CoreLoader(text)
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{path}:1: expected a mapping of keys to values at the top")
@@ -125,7 +126,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML ({error})") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return data, lines
 
 

@@ -1,17 +1,16 @@
 """Fixtures that every test can ask for, and the clean environment that every test gets."""
 
 import os
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from infra import processes
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _SERVER_START_SECONDS = 120.0
@@ -65,45 +64,23 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     from prefect.context import refresh_global_settings_context
 
     home = tmp_path_factory.mktemp("prefect")
-    port = _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as chosen_by_the_system:
+        port = chosen_by_the_system.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
     log = home / "server.log"
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with pytest.MonkeyPatch.context() as patch, log.open("wb") as output:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
         patch.setenv("PREFECT_API_URL", url)
         refresh_global_settings_context()
-        process = subprocess.Popen(command, cwd=home, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        server = processes.start(command, cwd=home, env=os.environ, log=log)
         try:
-            _wait_until_healthy(process, url, log)
+            deadline = time.monotonic() + _SERVER_START_SECONDS
+            while not processes.answers(f"{url}/health"):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"the Prefect server did not start; its log ends:\n{processes.tail(log)}")
+                time.sleep(0.2)
             yield url
         finally:
-            _stop_group(process)
+            processes.stop(server)
     refresh_global_settings_context()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + _SERVER_START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:  # nothing listens yet (URLError is one)
-            time.sleep(0.2)
-    pytest.fail(f"the Prefect server did not start; its log ends:\n{log.read_text()[-2000:]}")
-
-
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all it started: asked first, killed after ten seconds."""
-    for sign, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        try:
-            os.killpg(process.pid, sign)
-            process.wait(seconds)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue

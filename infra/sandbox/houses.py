@@ -66,7 +66,8 @@ def lit(outward: FloatArray | None, pitch: float) -> float:
 
 
 def gable(quad: FloatArray, pitch: float, hip: float = 0.0) -> list[RoofFace]:
-    """Two faces over a quadrilateral (4, 2), the ridge parallel to its first side; ``hip`` (0..0.5) shortens the ridge."""
+    """Two faces over a quadrilateral (4, 2), the ridge parallel to its first side; ``hip`` (0..0.5) shortens the ridge
+    at both ends and adds a face there."""
     a, b, c, d = quad
     middle_bc, middle_da = (b + c) / 2, (d + a) / 2
     start = middle_da + hip * (middle_bc - middle_da)
@@ -85,7 +86,7 @@ def along_longer(quad: FloatArray) -> FloatArray:
 
 
 def flat(footprint: Polygon | MultiPolygon) -> list[RoofFace]:
-    """A flat roof: one face, with skylights and machines as small lighter and darker faces."""
+    """A flat roof: one face for each part of the footprint."""
     faces = []
     for part in footprint.geoms if isinstance(footprint, MultiPolygon) else [footprint]:
         faces.append(RoofFace(np.asarray(part.exterior.coords)[:-1], lit(None, 0.0)))
@@ -115,7 +116,8 @@ def plan(
 ) -> tuple[list[tuple[float, float]], list[list[tuple[float, float]]]]:
     """Outline and rectangular parts of a form in a house's own axes, metres.
 
-    ``form`` is rectangle, L, T or U. The main part is ``width`` x ``depth``; wings of width ``wing`` reach ``wing`` behind it.
+    ``form`` is rectangle, L, T or U. The main part is ``width`` x ``depth``; wings are ``wing`` wide and reach ``wing``
+    behind it.
     """
     back, main = depth + wing, rectangle(0, 0, width, depth)
     right, left = rectangle(width - wing, 0, wing, back), rectangle(0, 0, wing, back)

@@ -6,7 +6,7 @@ All geometry is in local metres (see ``infra.sandbox.region``).
 from dataclasses import dataclass
 
 import numpy as np
-from shapely import LineString, MultiLineString, Point, Polygon, box, get_parts, intersection, line_merge, unary_union
+from shapely import LineString, MultiLineString, Polygon, box, get_parts, intersection, line_merge, unary_union
 from shapely.affinity import rotate, scale, translate
 from shapely.geometry.base import BaseGeometry
 
@@ -157,8 +157,3 @@ def _main_roads(random: np.random.Generator, centre: tuple[float, float], old_to
     roads = [Road(LineString(smooth(np.array(c, dtype=float))), 9.0, "primary", name) for c, name in courses]
     ring = LineString(old_town.exterior.simplify(4.0).coords)
     return [*roads, Road(ring, 8.0, "secondary", "Synthetic Ring")]
-
-
-def covers_point(area: BaseGeometry, x: float, y: float) -> bool:
-    """Whether the point in local metres lies in the area."""
-    return bool(area.intersects(Point(x, y)))

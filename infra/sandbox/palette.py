@@ -28,18 +28,12 @@ WATER: Colour = (58, 78, 80)
 BANK: Colour = (104, 116, 78)
 POOL: Colour = (96, 176, 188)
 BARE: Colour = (158, 142, 118)
-PAVED: Colour = (134, 132, 129)
 CARS: list[Colour] = [(228, 228, 226), (70, 72, 76), (36, 38, 42), (150, 40, 38), (46, 66, 112), (176, 178, 180)]
 
 # Several roofs are near a ground colour on purpose: colour alone must not tell a roof.
 ROOFS_OLD: list[Colour] = [
-    (164, 98, 72),
-    (150, 86, 66),
-    (178, 116, 86),
-    (132, 82, 68),
-    (110, 106, 106),
-    (146, 130, 112),
-]
+    (156, 100, 78), (144, 90, 72), (166, 118, 94), (128, 86, 72), (110, 106, 106), (146, 130, 112),
+]  # fmt: skip
 ROOFS_SUBURB: list[Colour] = [
     (158, 94, 72), (122, 78, 64), (98, 98, 102), (118, 116, 116), (140, 122, 98), (104, 96, 76), (172, 164, 152),
 ]  # fmt: skip
@@ -49,6 +43,6 @@ ROOFS_HALL: list[Colour] = [(196, 196, 192), (140, 138, 134), (116, 118, 122), (
 def pick(random: np.random.Generator, colours: list[Colour], spread: float = 9.0) -> Colour:
     """One of the colours, a little changed."""
     base = np.array(colours[int(random.integers(len(colours)))], dtype=float)
-    tone = random.normal(0, spread) + random.normal(0, spread / 3, 3)
+    tone = random.normal(0, spread) + random.normal(0, spread / 5, 3)
     red, green, blue = np.clip(base + tone, 20, 245).astype(int).tolist()
     return red, green, blue

@@ -25,6 +25,8 @@ ORIGIN_Y = HALF_WORLD - (FIRST_TILE_Z18[1] + TILES_ACROSS) * TILE_Z18
 REGION_BOUNDS = (0.04944, 0.04944, 0.07141, 0.07141)
 """West, south, east, north in degrees; some decimetres inside the outer tile edges, so that it covers 256 tiles."""
 
+ATTRIBUTION = "Synthetic imagery, Tilewright sandbox"
+
 ABSENT_TILES_Z18 = frozenset(
     (FIRST_TILE_Z18[0] + column, FIRST_TILE_Z18[1] + row) for column, row in ((15, 15), (14, 15), (15, 14), (13, 15))
 )

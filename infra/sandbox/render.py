@@ -18,11 +18,11 @@ MIN_ZOOM, MAX_ZOOM = 14, 21
 SUPERSAMPLING: Final = 2
 PAD = 4  # pixels drawn around the picture, so that blur and thick lines do not end at its edge
 MAX_SHADOW = 22.0  # metres that the shadow of the tallest house or tree reaches
-SHADOW: Colour = (24, 30, 44)
-SHADOW_DEPTH, TREE_SHADOW_DEPTH = 158, 118  # of 255
+SHADOW: Colour = (20, 25, 36)
+SHADOW_DEPTH, TREE_SHADOW_DEPTH = 156, 136  # of 255
 ROUGH_ROOF, ROUGH_TREE = 55, 185
 
-# (level, share): cells of 2**level z18 pixels (0.6 m), and the share of the brightness that they change where rough is 255.
+# (level, share): cells of 2**level pixels of zoom 18 (0.6 m), and the share of brightness they change at rough 255.
 TEXTURE_OCTAVES = ((0, 0.10), (1, 0.12), (2, 0.11), (4, 0.10))
 LIGHT_OCTAVES = ((6, 0.030), (8, 0.035))  # slow changes over everything
 GRAIN = 3.2  # of 255
@@ -37,14 +37,16 @@ class Renderer:
         ground, trees = world.ground, world.trees
         self._ground_index = STRtree(linestrings_of([patch.points for patch in ground]))
         self._wide = max((patch.width for patch in ground), default=0.0)
-        self._roofs = [house for house in world.houses if house.roof and house.oddity not in ("building_no", "demolished")]
+        self._roofs = [
+            house for house in world.houses if house.roof and house.oddity not in ("building_no", "demolished")
+        ]
         self._roof_index = STRtree([house.footprint for house in self._roofs])
         self._shadows = [_shadow_quads(rings_of(house.footprint), house.height) for house in self._roofs]
         self._tree_index = STRtree(points(trees.position))
         self._crowns = trees.colour.astype(int)
 
     def tile(self, z: int, x: int, y: int, size: int = 256) -> NDArray[np.uint8]:
-        """The picture (size, size, 3) of tile z/x/y; ``size`` is 256, or 512 for the same ground at twice the detail."""
+        """The picture (size, size, 3) of tile z/x/y; ``size`` is 256, or 512: the same ground at twice the detail."""
         zoom = z + (size // 256 - 1)
         return self._draw(zoom, x * size, y * size, size)
 
@@ -96,7 +98,9 @@ class Renderer:
         canvas.discs(position, radius, self._crowns[near] * 7 // 10, ROUGH_TREE)
         lobe = position - 0.22 * radius[:, None] * SHADOW_PER_METRE
         canvas.discs(lobe, radius * 0.72, self._crowns[near], ROUGH_TREE)
-        canvas.discs(lobe - 0.16 * radius[:, None] * SHADOW_PER_METRE, radius * 0.36, self._crowns[near] * 13 // 10, ROUGH_TREE)
+        canvas.discs(
+            lobe - 0.16 * radius[:, None] * SHADOW_PER_METRE, radius * 0.36, self._crowns[near] * 13 // 10, ROUGH_TREE
+        )
 
 
 def linestrings_of(rings: list[FloatArray]) -> NDArray[np.object_]:

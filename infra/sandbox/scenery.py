@@ -143,7 +143,11 @@ def _pools(random: np.random.Generator, zones: list[Zone], houses: list[House]) 
             pool = spot.buffer(1.0, cap_style="square")
             length, turn = float(random.uniform(2.5, 5)), float(random.uniform(0, 180))
             pool = rotate(scale(pool, length, 2.2), turn)
-            if random.random() < 0.5 and zone.polygon.contains(pool) and not len(tree.query(pool.buffer(2), "intersects")):
+            if (
+                random.random() < 0.5
+                and zone.polygon.contains(pool)
+                and not len(tree.query(pool.buffer(2), "intersects"))
+            ):
                 patches.append(_area(pool.buffer(0.9, join_style="mitre"), palette.SIDEWALK, ROUGH_PAVED))
                 patches.append(_area(pool, palette.pick(random, [palette.POOL]), ROUGH_WATER))
     return patches
@@ -169,11 +173,12 @@ def _cars(random: np.random.Generator, landscape: Landscape, houses: list[House]
         angle = _long_side(zone.polygon)
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
         centre, inside = np.asarray(zone.polygon.centroid.coords[0]), zone.polygon.buffer(-5)
+        share = float(random.choice([0.05, 0.25, 0.5]))
         for u in np.arange(-90, 90, 2.7):
             for v in np.arange(-70, 70, 16.0):
                 spot = centre + u * along + v * across
                 point = shapely.Point(spot)
-                if random.random() < 0.42 and inside.contains(point) and not len(tree.query(point, "dwithin", 4.0)):
+                if random.random() < share and inside.contains(point) and not len(tree.query(point, "dwithin", 4.0)):
                     patches.append(_car(random, spot, across))
     return patches
 
@@ -181,7 +186,9 @@ def _cars(random: np.random.Generator, landscape: Landscape, houses: list[House]
 def _car(random: np.random.Generator, centre: FloatArray, along: FloatArray) -> Patch:
     across = np.array([-along[1], along[0]])
     length, width = 2.2 * along, 0.92 * across
-    ring = np.array([centre - length - width, centre + length - width, centre + length + width, centre - length + width])
+    ring = np.array(
+        [centre - length - width, centre + length - width, centre + length + width, centre - length + width]
+    )
     return Patch(ring, palette.CARS[int(random.integers(len(palette.CARS)))], ROUGH_PAVED)
 
 
@@ -226,7 +233,9 @@ def build_trees(seed: int, landscape: Landscape, houses: list[House]) -> Trees:
     blocked = [house.footprint for house in houses if house.oddity != "underground"]
     blocked += [road.line.buffer(road.width / 2 + 0.3) for road in landscape.roads]
     free[STRtree(points).query(blocked, predicate="dwithin", distance=0.7)[1]] = False
-    tone = np.array([62.0, 80.0, 46.0]) + random.normal(0, 9, (len(position), 1)) + random.normal(0, 5, (len(position), 3))
+    tone = (
+        np.array([62.0, 80.0, 46.0]) + random.normal(0, 9, (len(position), 1)) + random.normal(0, 5, (len(position), 3))
+    )
     return Trees(position[free], radius[free], np.clip(tone, 15, 160)[free])
 
 

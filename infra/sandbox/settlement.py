@@ -1,13 +1,25 @@
 """Which house stands where: one way of building for each kind of zone. All in local metres."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
-from shapely import MultiPolygon, Polygon, STRtree
+from shapely import MultiPolygon, Polygon
 from shapely.geometry.polygon import orient
 
 from infra.sandbox import palette
-from infra.sandbox.houses import Frame, House, RoofFace, along_longer, flat, gable, plan, rectangle, rooftop_units
+from infra.sandbox.houses import (
+    Colour,
+    Frame,
+    House,
+    RoofFace,
+    along_longer,
+    flat,
+    gable,
+    plan,
+    rectangle,
+    rooftop_units,
+)
 from infra.sandbox.landscape import Landscape, Zone, polygons_of
 from infra.sandbox.region import FloatArray, rng
 
@@ -130,7 +142,7 @@ class _Plot:
 
 
 def _rows(
-    random: np.random.Generator, polygon: Polygon, colours: list[palette.Colour], setback: float, share: float
+    random: np.random.Generator, polygon: Polygon, colours: list[Colour], setback: float, share: float
 ) -> list[House]:
     """Rows of attached houses along the sides of a block; each row is one strip cut into units."""
     plot, houses = _Plot(polygon, 3.0), []
@@ -144,7 +156,7 @@ def _rows(
             if random.random() < share and plot.take(Polygon(frame.place(rectangle(0, 0, units * width, depth)))):
                 colour, height = palette.pick(random, colours), float(random.uniform(6, 9))
                 cuts = [frame.place([(k * width, 0), (k * width, depth)]) for k in range(units + 1)]
-                for left, right in zip(cuts, cuts[1:], strict=False):
+                for left, right in pairwise(cuts):
                     quad = np.stack([left[0], right[0], right[1], left[1]])
                     own = palette.pick(random, [colour], 5.0)
                     houses.append(House(Polygon(quad), tuple(gable(quad, PITCH)), own, height, {"building": "terrace"}))
@@ -209,9 +221,7 @@ def _industrial(random: np.random.Generator, zone: Zone) -> list[House]:
             width = float(random.uniform(34, 70))
             frame = Frame(start + along * at + inwards * back, along, inwards)
             house = _hall(random, frame, width, depth)
-            if random.random() < 0.92 and plot.take(
-                Polygon(house.footprint.envelope.intersection(house.footprint).exterior)
-            ):
+            if random.random() < 0.92 and plot.take(Polygon(house.footprint.exterior)):
                 houses.append(house)
             at += width + random.uniform(10, 20)
         back += depth + random.uniform(12, 22)
@@ -282,11 +292,3 @@ def _with_oddities(random: np.random.Generator, landscape: Landscape, houses: li
 def _ring(house: House) -> FloatArray:
     part = house.footprint.geoms[0] if isinstance(house.footprint, MultiPolygon) else house.footprint
     return np.asarray(part.exterior.coords)[:-1]
-
-
-def check_apart(houses: list[House]) -> float:
-    """Square metres in which footprints overlap one another (walls in common are no overlap)."""
-    footprints = [house.footprint for house in houses if house.oddity != "underground"]
-    first, second = STRtree(footprints).query(footprints, predicate="overlaps")
-    pairs = [(a, b) for a, b in zip(first.tolist(), second.tolist(), strict=True) if a < b]
-    return float(sum(footprints[a].intersection(footprints[b]).area for a, b in pairs))

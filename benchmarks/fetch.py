@@ -1,0 +1,200 @@
+"""Fetch, validate, write and record 1,024 tiles of 21 KB: ours against geomltoolkits, on the same machine.
+
+    python benchmarks/fetch.py [--json]
+
+A tile server in its own process serves generated JPEGs at 0 and at 50 ms latency. The two clients take
+turns, each run in a fresh process that times only the fetching; the figures are medians. geomltoolkits is
+installed into a virtual environment of its own under the system's temporary folder; when that does not work,
+only ours are shown. Ours decodes every image and records it in the ledger, which geomltoolkits does not.
+"""
+
+import argparse
+import asyncio
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from aiohttp import web
+from PIL import Image
+
+from tasks.grid import Tile, lonlat_bounds
+from tasks.imagery.fetch import Fetcher, FetchPolicy
+from tasks.imagery.xyz import XyzSource
+from tasks.ledger import Ledger, State
+from tasks.recipe import XyzImagery
+
+PEER = "geomltoolkits"
+PEER_VERSION = "2.1.2"
+CONNECTIONS = 100  # geomltoolkits' default
+FIRST = Tile(18, 131072, 90112)
+SIDE = 32  # tiles along a side of the area
+IMAGE_BYTES = 21_000
+
+_PEER_CODE = """
+import asyncio, json, logging, sys, time
+from pathlib import Path
+from geomltoolkits.downloader.tms import download_tiles
+url, out, bbox, connections = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
+logging.disable(logging.CRITICAL)
+started = time.perf_counter()
+asyncio.run(download_tiles(url, zoom=18, out=out, bbox=bbox, extension="jpg", max_concurrency=connections))
+seconds = time.perf_counter() - started
+print(json.dumps({"seconds": seconds, "tiles": len(list(Path(out).rglob("*.jpg")))}))
+"""
+
+
+def area() -> list[Tile]:
+    """The tiles to fetch."""
+    return [Tile(FIRST.z, FIRST.x + column, FIRST.y + row) for column in range(SIDE) for row in range(SIDE)]
+
+
+def area_bbox() -> list[float]:
+    """West, south, east, north of the area in degrees, drawn in so that no neighbouring tile is touched."""
+    west, _, _, north = lonlat_bounds(FIRST)
+    _, south, east, _ = lonlat_bounds(Tile(FIRST.z, FIRST.x + SIDE - 1, FIRST.y + SIDE - 1))
+    return [west + 1e-5, south + 1e-5, east - 1e-5, north - 1e-5]
+
+
+def synthetic_jpegs(count: int) -> list[bytes]:
+    """That many different noisy 256 px JPEGs of about IMAGE_BYTES."""
+    random = np.random.default_rng(0)
+    images = []
+    for _ in range(count):
+        coarse = Image.fromarray(random.integers(0, 255, (40, 40, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((256, 256), Image.Resampling.BICUBIC), dtype=np.float64)
+        noisy = np.clip(smooth + random.normal(0, 9, smooth.shape), 0, 255).astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(noisy).save(buffer, "JPEG", quality=80)
+        images.append(buffer.getvalue())
+    return images
+
+
+async def serve(latency: float) -> None:
+    """Serve tiles on a free port, which is printed, after ``latency`` seconds each, until stdin ends."""
+    images = synthetic_jpegs(16)
+
+    async def tile(request: web.Request) -> web.Response:
+        if latency:
+            await asyncio.sleep(latency)
+        index = (int(request.match_info["x"]) * 7 + int(request.match_info["y"])) % len(images)
+        return web.Response(body=images[index], content_type="image/jpeg")
+
+    app = web.Application()
+    app.router.add_get("/{z}/{x}/{y}.jpg", tile)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0, backlog=1024)
+    await site.start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await runner.cleanup()
+
+
+def fetch_ours(url: str, folder: Path) -> dict[str, float]:
+    """Seconds to fetch, validate, write and record the area, and how many tiles were kept."""
+    source = XyzSource(XyzImagery(source="xyz", url=url), tile_pixels=256)
+    tiles = area()
+    with Ledger(folder / "ledger.sqlite") as ledger:
+        ledger.set_candidates(tiles)
+        started = time.perf_counter()
+        with Fetcher(source, FetchPolicy(connections=CONNECTIONS), folder / "images") as fetcher:
+            fetcher.fetch(tiles, ledger.record_fetched)
+        seconds = time.perf_counter() - started
+        return {"seconds": seconds, "tiles": ledger.counts()[State.KEPT]}
+
+
+def install_peer() -> Path | None:
+    """The Python of a virtual environment that has the peer, or None when it cannot be installed."""
+    folder = Path(tempfile.gettempdir()) / f"tilewright-bench-{PEER}-{PEER_VERSION}"
+    python = folder / "bin" / "python"
+    if subprocess.run([python, "-c", f"import {PEER}"], capture_output=True).returncode if python.exists() else True:
+        venv.create(folder, with_pip=True, clear=True)
+        command = [python, "-m", "pip", "install", "--quiet", f"{PEER}=={PEER_VERSION}"]
+        if subprocess.run(command, stdout=sys.stderr).returncode:
+            return None
+    return python
+
+
+@contextmanager
+def tile_server(latency: float) -> Iterator[str]:
+    """The URL template of a running tile server."""
+    command = [sys.executable, __file__, "--serve", str(latency)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        try:
+            yield f"http://127.0.0.1:{port}/{{z}}/{{x}}/{{y}}.jpg"
+        finally:
+            process.communicate(timeout=30)
+
+
+def time_once(command: list[str | Path]) -> float:
+    """Tiles per second of one client run in a fresh process."""
+    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+    if answer["tiles"] != SIDE * SIDE:
+        raise SystemExit(f"{command[0]} fetched {answer['tiles']} of {SIDE * SIDE} tiles; no figure to compare")
+    return float(answer["tiles"] / answer["seconds"])
+
+
+def measure(latency: float, runs: int, peer: Path | None) -> dict[str, list[float]]:
+    """Tiles per second of every run, the two clients taking turns."""
+    rates: dict[str, list[float]] = {"tilewright": []} | ({PEER: []} if peer else {})
+    with tile_server(latency) as url:
+        for _ in range(runs):
+            with tempfile.TemporaryDirectory() as folder:
+                rates["tilewright"].append(time_once([sys.executable, __file__, "--fetch", url, folder]))
+            if peer:
+                with tempfile.TemporaryDirectory() as folder:
+                    arguments = [url, folder, json.dumps(area_bbox()), str(CONNECTIONS)]
+                    rates[PEER].append(time_once([peer, "-c", _PEER_CODE, *arguments]))
+    return rates
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--serve", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--fetch", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.serve is not None:
+        asyncio.run(serve(arguments.serve))
+        return
+    if arguments.fetch:
+        print(json.dumps(fetch_ours(arguments.fetch[0], Path(arguments.fetch[1]))))
+        return
+    peer = install_peer()
+    if peer is None:
+        print(f"{PEER} {PEER_VERSION} could not be installed; only our own figures follow", file=sys.stderr)
+    figures = {f"{round(1000 * latency)} ms": measure(latency, arguments.runs, peer) for latency in (0.0, 0.05)}
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    versions = {"tilewright": version("tilewright"), "aiohttp": version("aiohttp"), "pillow": version("pillow")}
+    versions |= {PEER: PEER_VERSION} if peer else {}
+    if arguments.json:
+        print(json.dumps({"machine": machine, "versions": versions, "tiles_per_second": figures}))
+        return
+    named = ", ".join(f"{name} {number}" for name, number in versions.items())
+    print(f"{SIDE * SIDE} tiles, {CONNECTIONS} connections, median of {arguments.runs} runs (least to most)")
+    print(f"{machine}; {named}\n")
+    print("| tiles/s | " + " | ".join(f"{latency} latency" for latency in figures) + " |")
+    print("|---|" + "---|" * len(figures))
+    for client in next(iter(figures.values())):
+        cells = (f"{statistics.median(r[client]):,.0f} ({min(r[client]):,.0f}-{max(r[client]):,.0f})" for r in figures.values())
+        print(f"| {client} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

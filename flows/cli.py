@@ -1,0 +1,185 @@
+"""The command line. Every expected error is one message on stderr and an exit code, never a traceback."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tasks.errors import TilewrightError
+from tasks.secrets import redact
+
+app = typer.Typer(
+    help="Versioned segmentation datasets from a place, imagery and labels; and models trained on them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+errors = Console(stderr=True, highlight=False)
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
+StoreOption = Annotated[str | None, typer.Option("--store", metavar="URI", help="Default: stores/<recipe name>.")]
+Result = TypeVar("Result")
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code."""
+    try:
+        app(standalone_mode=False)
+    except TilewrightError as error:
+        _fail(str(error), error.exit_code)
+    except typer.Abort:
+        _fail("interrupted", 130)
+    except KeyboardInterrupt:
+        _fail("interrupted; the ledger keeps what was done, run the same command to go on", 130)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None or not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), code)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print(f"[bold red]error:[/] {_escape(redact(message))}", soft_wrap=True)
+    sys.exit(code)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+@app.command()
+def build(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name in ./datasets.")],
+    store: StoreOption = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Build the next version of a dataset, in this process."""
+    from tasks.recipe import find_recipe, load_recipe
+
+    load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
+    summary = _in_process(lambda: _flow("build")(recipe=recipe, store=store, set=set_))
+    if as_json:
+        values = dataclasses.asdict(summary)
+        typer.echo(json.dumps(values))
+        return
+    state = "new version" if summary.new else "unchanged, still"
+    table = Table(title=f"{state} {summary.version} ({summary.snapshot})", show_header=False, title_justify="left")
+    for name in ("candidates", "selected", "kept", "absent", "failed"):
+        table.add_row(name, f"{getattr(summary, name):,}")
+    table.add_row("splits", ", ".join(f"{split} {count:,}" for split, count in summary.splits.items()))
+    table.add_row("requests", ", ".join(f"{what} {count:,}" for what, count in summary.requests.items()))
+    table.add_row("seconds", f"{summary.seconds:.1f}")
+    Console().print(table)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a name in ./datasets.")],
+    store: StoreOption = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Show the funnel and what the imagery would cost; asks for labels, never for imagery."""
+    from flows.plan import plan_build
+
+    outcome = plan_build(recipe, store, set_ or [])
+    if as_json:
+        typer.echo(json.dumps(outcome.as_dict()))
+        return
+    table = Table(title=outcome.title, show_header=False, title_justify="left")
+    for name, value in outcome.rows():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+@app.command()
+def versions(store: Annotated[str, typer.Argument(help="A store.")], as_json: Json = False) -> None:
+    """List the versions of a store."""
+    from tasks.store import versions as list_versions
+
+    found = list_versions(store)
+    if as_json:
+        listed = [{**dataclasses.asdict(info), "written_at": info.written_at.isoformat()} for info in found]
+        typer.echo(json.dumps({"store": store, "versions": listed}))
+        return
+    table = Table("version", "snapshot", "written", "train", "validation", "test", "software")
+    for info in found:
+        meta = info.metadata
+        counts = [f"{int(meta.get(split, 0)):,}" for split in ("train", "validation", "test")]
+        written = f"{info.written_at:%Y-%m-%d %H:%M} UTC"
+        table.add_row(info.version, info.snapshot, written, *counts, str(meta.get("software_version", "")))
+    Console().print(table)
+
+
+@app.command()
+def train(
+    reference: Annotated[str, typer.Argument(metavar="STORE[@VERSION]", help="A store, and the version to pin.")],
+    config: Annotated[str, typer.Option("--config", metavar="NAME|FILE", help="A training configuration.")] = "unet-dice",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Train a model on a version and register it, in this process."""
+    result = _in_process(lambda: _flow("train")(store=reference, config=config, set=set_))
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(result), default=str))
+        return
+    table = Table(title=f"{result.model_name} version {result.model_version}", show_header=False, title_justify="left")
+    for name, value in dataclasses.asdict(result).items():
+        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+@app.command()
+def run(
+    deployment: Annotated[str, typer.Argument(help="A deployment's name, with or without its flow.")],
+    watch: Annotated[bool, typer.Option(help="Wait for the run to end.")] = True,
+) -> None:
+    """Start a deployment on the Prefect server, as ``prefect deployment run`` does."""
+    from flows.remote import run_deployment_by_name
+
+    run_deployment_by_name(deployment, watch=watch)
+
+
+@app.command()
+def sandbox(
+    host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to bind.")] = 8787,
+    seed: Annotated[int, typer.Option(help="Another seed is another synthetic region.")] = 0,
+    faults: Annotated[str | None, typer.Option(help="Inject a fault mix, for example 'mix'.")] = None,
+    latency: Annotated[float, typer.Option(help="Seconds each answer waits.")] = 0.0,
+) -> None:
+    """Serve a synthetic region over the sources' own protocols, for trying things without a token."""
+    from infra.sandbox.server import serve
+
+    serve(host, port, seed=seed, faults=faults, latency=latency)
+
+
+def _flow(name: str) -> Callable[..., Any]:
+    if name == "build":
+        from flows.build import build as flow
+    else:
+        from flows.train import train as flow  # type: ignore[assignment]
+    return flow
+
+
+def _in_process(call: Callable[[], Result]) -> Result:
+    """Run a flow here, with Prefect's own log kept off the screen and its server started if none is named.
+
+    Prefect logs every exception with a traceback before it raises it; ours are told once, by ``main``.
+    """
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    return call()

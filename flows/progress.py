@@ -1,0 +1,84 @@
+"""Progress of a flow: a bar in the terminal, or a Prefect artifact when there is no terminal.
+
+One update per shard at most, and artifacts no more often than every two seconds: an API call a shard
+would be a visible part of the wall time.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+ARTIFACT_SECONDS = 2.0
+
+
+class Stages:
+    """The stages of a flow, one bar or artifact each."""
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        if sys.stderr.isatty():
+            self._bars = Progress(
+                TextColumn("{task.description:<10}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    @contextmanager
+    def stage(self, name: str, total: int) -> Iterator["Stage"]:
+        """A stage of ``total`` shards."""
+        stage = Stage(name, total, self._bars)
+        yield stage
+        stage.close()
+
+
+class Stage:
+    """One stage: call :meth:`advance` per shard."""
+
+    def __init__(self, name: str, total: int, bars: Progress | None) -> None:
+        self._total, self._done, self._sent = max(total, 1), 0, time.monotonic()
+        self._bars = bars
+        self._bar = bars.add_task(name, total=total) if bars else None
+        self._artifact: UUID | None = None
+        if bars is None and FlowRunContext.get() is not None:
+            made = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=f"{name}: {total} shards")
+            self._artifact = made if isinstance(made, UUID) else None
+
+    def advance(self) -> None:
+        """One more shard is done."""
+        self._done += 1
+        if self._bars and self._bar is not None:
+            self._bars.advance(self._bar)
+        if time.monotonic() - self._sent >= ARTIFACT_SECONDS:
+            self._send()
+
+    def close(self) -> None:
+        """The stage has ended."""
+        self._send()
+
+    def _send(self) -> None:
+        self._sent = time.monotonic()
+        if self._artifact is not None:
+            update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * self._done / self._total))

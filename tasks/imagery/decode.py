@@ -1,0 +1,119 @@
+"""Image bytes: told by their first bytes, checked to be whole, decoded to RGB.
+
+Tile servers answer with whatever format they like under any name, cut bodies short, and send error
+pages with status 200. Nothing is kept before :func:`check_image` has read it to its last byte.
+"""
+
+import io
+import struct
+import zlib
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageFormat = Literal["jpeg", "png", "webp"]
+
+_PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+class BadImageError(Exception):
+    """The bytes are no whole image. The text is a short reason, fit for the ledger."""
+
+
+class WrongSizeError(BadImageError):
+    """A whole header, of an image with other sides than expected."""
+
+    def __init__(self, width: int, height: int) -> None:
+        super().__init__(f"{width} x {height} pixels")
+        self.width = width
+        self.height = height
+
+
+def sniff(data: bytes) -> ImageFormat | None:
+    """The image format that the first bytes tell, or None."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
+def check_image(data: bytes, pixels: int) -> float:
+    """Read the image to its end; the share (0 to 1) of its pixels that are nodata, which is alpha 0.
+
+    A JPEG is decoded at an eighth of its size: every coded block is read, only the inverse transform is
+    spared. A PNG's checksums are verified. Raises WrongSizeError before anything is decoded when the
+    header does not say ``pixels`` x ``pixels``, BadImageError when the image is cut short or broken.
+    """
+    image = _open(data, pixels)
+    try:
+        if image.format == "JPEG":
+            image.draft("L", (max(1, pixels // 8), max(1, pixels // 8)))
+            image.load()
+            return 0.0
+        if image.format == "PNG":
+            if _PNG_END not in data:
+                raise BadImageError("truncated image")
+            image.verify()
+            image = _open(data, pixels)
+        image.load()
+        if not image.has_transparency_data:
+            return 0.0
+        return image.convert("RGBA").getchannel("A").histogram()[0] / (pixels * pixels)
+    except _BROKEN as error:
+        raise _bad(error) from None
+
+
+def decode_rgb(data: bytes, pixels: int | None = None) -> NDArray[np.uint8]:
+    """Decode to (3, height, width) uint8, red first. Alpha is dropped, not blended; of 16 bits the upper 8 are kept.
+
+    Raises BadImageError, or WrongSizeError when ``pixels`` is given and is not the side.
+    """
+    image = _open(data, pixels)
+    try:
+        if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion would clip
+            gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+            return np.repeat(gray[np.newaxis], 3, axis=0)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+        return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+    except _BROKEN as error:
+        raise _bad(error) from None
+
+
+def resize_rgb(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize (3, height, width) uint8 to (3, side, side), bilinear, antialiased when it shrinks."""
+    if array.shape[1:] == (side, side):
+        return array
+    image = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
+    resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
+    return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+
+def _open(data: bytes, pixels: int | None) -> Image.Image:
+    """The image with its header read and its sides checked; no pixel is decoded yet."""
+    form = sniff(data)
+    if form is None:
+        raise BadImageError("not an image")
+    if form == "webp" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
+        raise BadImageError("truncated image")
+    try:
+        image = Image.open(io.BytesIO(data), formats=(form.upper(),))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadImageError("image far too large") from None
+    except _BROKEN as error:
+        raise _bad(error) from None
+    if pixels is not None and image.size != (pixels, pixels):
+        raise WrongSizeError(*image.size)
+    return image
+
+
+def _bad(error: Exception) -> BadImageError:
+    """The reason in our words: Pillow's differ from format to format and may show bytes of the body."""
+    short = isinstance(error, EOFError) or "truncated" in str(error) or "Truncated" in str(error)
+    return BadImageError("truncated image" if short else "broken image")

@@ -1,0 +1,72 @@
+"""Which bounding boxes lie on the candidate tiles: the question every label source asks of every building."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.grid import HALF_WORLD, MAX_LATITUDE, Tile, lonlat_bounds, mercator, tile_span
+
+_FEW_ROWS = 8
+
+
+class TileCover:
+    """A set of tiles of one zoom, asked for many boxes at a time."""
+
+    def __init__(self, tiles: Sequence[Tile]) -> None:
+        self.zoom = tiles[0].z if tiles else 0
+        names = np.array([(tile.x, tile.y) for tile in tiles], dtype=np.int64).reshape(-1, 2)
+        # One number a tile, row by row, so that the tiles x0..x1 of a row are neighbours in the sorted array.
+        self._codes = np.unique(_code(names[:, 0], names[:, 1]))
+        self._rows = np.unique(names[:, 1])
+        self._corners = (*names.min(axis=0), *names.max(axis=0)) if tiles else None
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(west, south, east, north) of all tiles together, in degrees. There must be a tile."""
+        assert self._corners is not None
+        left, top, right, bottom = (int(corner) for corner in self._corners)
+        west, _, _, north = lonlat_bounds(Tile(self.zoom, left, top))
+        _, south, east, _ = lonlat_bounds(Tile(self.zoom, right, bottom))
+        return west, south, east, north
+
+    def touches(self, boxes: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """For ``boxes`` (n, 4), west south east north in degrees: which of them touch a tile, as bool (n,).
+
+        A box that is not finite (of an empty geometry) touches none, and one beyond the map's edge in latitude
+        none either.
+        """
+        found = np.zeros(len(boxes), dtype=bool)
+        known = np.isfinite(boxes).all(axis=1) & (boxes[:, 1] <= MAX_LATITUDE) & (boxes[:, 3] >= -MAX_LATITUDE)
+        if not len(self._codes) or not known.any():
+            return found
+        left, bottom = self._cells(boxes[known][:, :2])
+        right, top = self._cells(boxes[known][:, 2:])
+        hit = np.zeros(len(left), dtype=bool)
+        height = bottom - top
+        for step in range(min(int(height.max()), _FEW_ROWS - 1) + 1):
+            asked = (height >= step) & (height < _FEW_ROWS)
+            hit[asked] |= self._any_in_row(top[asked] + step, left[asked], right[asked])
+        for one in np.flatnonzero(height >= _FEW_ROWS):
+            rows = self._rows[np.searchsorted(self._rows, top[one]) : np.searchsorted(self._rows, bottom[one], "right")]
+            hit[one] = self._any_in_row(rows, left[one], right[one]).any()
+        found[known] = hit
+        return found
+
+    def _cells(self, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        metres, span, last = mercator(lonlat), tile_span(self.zoom), (1 << self.zoom) - 1
+        x = np.clip((metres[:, 0] + HALF_WORLD) // span, 0, last).astype(np.int64)
+        y = np.clip((HALF_WORLD - metres[:, 1]) // span, 0, last).astype(np.int64)
+        return x, y
+
+    def _any_in_row(
+        self, row: NDArray[np.int64], left: NDArray[np.int64] | np.int64, right: NDArray[np.int64] | np.int64
+    ) -> NDArray[np.bool_]:
+        first = np.searchsorted(self._codes, _code(left, row))
+        nearest = self._codes[np.minimum(first, len(self._codes) - 1)]
+        within: NDArray[np.bool_] = (first < len(self._codes)) & (nearest <= _code(right, row))
+        return within
+
+
+def _code(x: NDArray[np.int64] | np.int64, y: NDArray[np.int64]) -> NDArray[np.int64]:
+    return (y << 32) | x

@@ -1,0 +1,288 @@
+"""Building footprints: what every label source ends in, how they are cleaned, and the file they are kept in.
+
+The file is GeoParquet 1.1 (https://geoparquet.org/releases/v1.1.0/): WKB in EPSG:4326 with a bounding box
+column, sorted along a Hilbert curve, the :class:`LabelReport` as JSON in the schema's metadata.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from tasks.errors import DiskError, LabelError
+from tasks.labels.tags import drop_reason
+
+POLYGONS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
+REPORT_KEY = b"tilewright"
+ROW_GROUP = 65_536
+HASH_DECIMALS = 9  # degrees: a tenth of a millimetre, under which machines may differ after a reprojection
+OUTLINE = "outline of a multipolygon"
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Where footprints come from and what became of them. ``kept + sum(dropped) == read``."""
+
+    source: str  # without tokens, e.g. "pbf france-latest.osm.pbf"
+    timestamp: str  # of the label data, ISO 8601 UTC
+    read: int  # building outlines met on the candidate tiles
+    kept: int
+    repaired: int  # of those kept, how many were invalid
+    dropped: dict[str, int]  # by reason
+    incomplete: int  # outlines that the source holds in part only, as at the edge of an extract; not in ``read``
+    requests: int  # sent over HTTP
+    sha256: str  # of the content: the same for the same footprints in any order, on any machine, at any time
+
+
+@dataclass(frozen=True, eq=False)
+class Footprints:
+    """Valid building polygons, one row each in all three arrays of shape (n,)."""
+
+    geometry: NDArray[np.object_]  # shapely Polygon or MultiPolygon, EPSG:4326, two dimensions
+    osm_type: NDArray[np.object_]  # "way", "relation", or "" where the source does not say
+    osm_id: NDArray[np.int64]  # 0 where there is none
+    report: LabelReport
+
+    def __len__(self) -> int:
+        return len(self.geometry)
+
+
+def clean(
+    geometry: Sequence[Any] | NDArray[np.object_],
+    *,
+    source: str,
+    timestamp: str,
+    osm_type: Sequence[str] | NDArray[np.object_] | None = None,
+    osm_id: Sequence[int] | NDArray[np.int64] | None = None,
+    tags: Sequence[Mapping[str, str]] | None = None,
+    dropped: Mapping[str, int] | None = None,
+    incomplete: int = 0,
+    requests: int = 0,
+) -> Footprints:
+    """Footprints of ``geometry`` (n shapely geometries or None, EPSG:4326): dropped, repaired and counted.
+
+    ``tags`` (n mappings) are judged by :func:`tasks.labels.tags.drop_reason`. ``dropped`` counts what the source
+    gave up before. Invalid polygons are repaired with GEOS' "structure" method, or "linework" where that loses
+    area; only polygonal parts stay. Of rows with one OSM id the first stays; where the type is unknown, rows with
+    one id are kept unless their shapes agree too, because a file may hold the parts of an object apart. A way that
+    is just the outer ring of a relation with holes goes, since it would fill the courtyard.
+    """
+    n = len(geometry)
+    shapes = np.empty(n, dtype=object)
+    shapes[:] = list(geometry)
+    types = np.full(n, "", dtype=object) if osm_type is None else np.array(osm_type, dtype=object)
+    ids = np.zeros(n, dtype=np.int64) if osm_id is None else np.array(osm_id, dtype=np.int64)
+    reasons = np.full(n, "", dtype=object)  # why a row goes; "" while it stays
+    if tags is not None:
+        reasons[:] = [drop_reason(one) or "" for one in tags]
+
+    def give_up(where: NDArray[np.bool_], reason: str) -> None:
+        reasons[where & (reasons == "")] = reason
+
+    shapes = shapely.force_2d(shapes)
+    give_up(shapely.is_missing(shapes) | shapely.is_empty(shapes), "empty geometry")
+    give_up(_broken_coordinates(shapes), "broken coordinates")
+    kinds = shapely.get_type_id(shapes)
+    lines = np.isin(kinds, (1, 2)) & (types == "way")
+    give_up(lines & np.array([one.get("area") == "no" for one in tags or [{}] * n], dtype=bool), "area=no")
+    give_up(lines, "unclosed way")
+    give_up(np.isin(kinds, (0, 1, 2, 4, 5)), "not a polygon")
+    invalid = (reasons == "") & ~shapely.is_valid(shapes)
+    shapes[invalid] = [_repair(shape) for shape in shapes[invalid]]
+    staying = reasons == ""
+    shapes[staying] = [_polygonal(shape) for shape in shapes[staying]]
+    give_up(shapely.is_empty(shapes) & invalid, "no area")
+    give_up(shapely.is_empty(shapes), "not a polygon")
+    live = np.flatnonzero(reasons == "")
+    shapes[live] = shapely.normalize(shapes[live])
+    reasons[live[_duplicates(shapes[live], types[live], ids[live])]] = "duplicate"
+    live = np.flatnonzero(reasons == "")
+    reasons[live[_outlines(shapes[live], types[live])]] = OUTLINE
+
+    kept = reasons == ""
+    counts = Counter(dropped or {}) + Counter(str(reason) for reason in reasons[~kept])
+    report = LabelReport(
+        source=source,
+        timestamp=timestamp,
+        read=n + sum((dropped or {}).values()),
+        kept=int(kept.sum()),
+        repaired=int((kept & invalid).sum()),
+        dropped=dict(sorted(counts.items())),
+        incomplete=incomplete,
+        requests=requests,
+        sha256=content_hash(shapes[kept], types[kept], ids[kept]),
+    )
+    return Footprints(shapes[kept], types[kept], ids[kept], report)
+
+
+def content_hash(geometry: NDArray[np.object_], osm_type: NDArray[np.object_], osm_id: NDArray[np.int64]) -> str:
+    """SHA-256 (hex) over the sorted rows of type, id and normalized WKB, coordinates to nine decimals."""
+    rounded = shapely.transform(geometry, lambda xy: np.round(xy, HASH_DECIMALS) + 0.0)
+    wkb = shapely.to_wkb(shapely.normalize(rounded), byte_order=1, output_dimension=2)
+    rows = sorted(
+        f"{kind}/{number}/".encode() + bytes(blob) for kind, number, blob in zip(osm_type, osm_id, wkb, strict=True)
+    )
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(len(row).to_bytes(8, "little"))
+        digest.update(row)
+    return digest.hexdigest()
+
+
+def write_footprints(path: Path, footprints: Footprints) -> None:
+    """Write ``footprints`` as GeoParquet, under a temporary name first.
+
+    Columns: geometry, osm_type, osm_id, source, timestamp, bbox. Raises DiskError when the disk refuses.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    order = _hilbert_order(footprints)
+    geometry = footprints.geometry[order]
+    bounds = shapely.bounds(geometry).reshape(-1, 4)
+    report = footprints.report
+    table = pa.table(
+        {
+            "geometry": pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary()),
+            "osm_type": pa.array(footprints.osm_type[order], pa.string()),
+            "osm_id": pa.array(footprints.osm_id[order], pa.int64()),
+            "source": pa.array([report.source] * len(geometry), pa.string()),
+            "timestamp": pa.array([report.timestamp] * len(geometry), pa.string()),
+            "bbox": pa.StructArray.from_arrays(
+                [pa.array(bounds[:, side], pa.float64()) for side in range(4)], names=["xmin", "ymin", "xmax", "ymax"]
+            ),
+        }
+    )
+    metadata = {b"geo": json.dumps(_geo_metadata(bounds)), REPORT_KEY: json.dumps(asdict(report))}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=ROW_GROUP, compression="zstd")
+        temporary.replace(path)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot write the footprints ({error.strerror or error}); free some disk") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_footprints(path: Path) -> Footprints:
+    """The footprints in a file that :func:`write_footprints` wrote. Raises LabelError naming the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    report = read_report(path)
+    try:
+        table = pq.read_table(path, columns=["geometry", "osm_type", "osm_id"])
+        geometry = np.array(shapely.from_wkb(table["geometry"].to_numpy()), dtype=object).reshape(-1)
+    except (OSError, pa.ArrowException, shapely.errors.ShapelyError) as error:
+        raise _unreadable(path, error) from error
+    return Footprints(
+        geometry,
+        np.array(table["osm_type"].to_pylist(), dtype=object),
+        np.array(table["osm_id"].to_numpy(), dtype=np.int64),
+        report,
+    )
+
+
+def read_report(path: Path) -> LabelReport:
+    """The report of a footprint file, without reading its rows. Raises LabelError naming the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return LabelReport(**json.loads(metadata[REPORT_KEY]))
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> LabelError:
+    detail = " ".join(str(error).split())[:200]
+    return LabelError(
+        f"{path}: no readable footprint file ({type(error).__name__}: {detail}); delete it and build again"
+    )
+
+
+def _broken_coordinates(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
+    coordinates, index = shapely.get_coordinates(shapes, return_index=True)
+    broken = np.zeros(len(shapes), dtype=bool)
+    broken[index[~np.isfinite(coordinates).all(axis=1)]] = True
+    return broken
+
+
+def _repair(shape: Any) -> Any:
+    fixed = _polygonal(shapely.make_valid(shape, method="structure", keep_collapsed=False))
+    if fixed.area >= abs(shape.area) * (1 - 1e-6) and not fixed.is_empty:
+        return fixed
+    other = _polygonal(shapely.make_valid(shape, method="linework"))
+    return other if other.area > fixed.area else fixed
+
+
+def _polygonal(shape: Any) -> Any:
+    """The polygons in ``shape``: a Polygon, a MultiPolygon of several, or an empty Polygon."""
+    if shape.geom_type == "Polygon":
+        return shape
+    parts = [part for part in shapely.get_parts(shape) if not part.is_empty]
+    flat = [piece for part in parts for piece in shapely.get_parts(part) if piece.geom_type == "Polygon"]
+    if len(flat) == 1:
+        return flat[0]
+    if shape.geom_type == "MultiPolygon" and len(flat) == len(shape.geoms):
+        return shape
+    return shapely.union_all(flat) if flat else shapely.Polygon()
+
+
+def _duplicates(shapes: NDArray[np.object_], types: NDArray[np.object_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    seen: set[tuple[str, int, bytes]] = set()
+    repeated = np.zeros(len(shapes), dtype=bool)
+    for row, (shape, kind, number) in enumerate(zip(shapes, types, ids, strict=True)):
+        if number == 0:
+            continue
+        key = (kind, int(number), b"" if kind else shapely.to_wkb(shape))
+        repeated[row] = key in seen
+        seen.add(key)
+    return repeated
+
+
+def _outlines(shapes: NDArray[np.object_], types: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Ways whose polygon is an outer ring, without its holes, of a relation. Shapes are normalized."""
+    relations = shapely.get_parts(shapes[types == "relation"])
+    holed = relations[shapely.get_num_interior_rings(relations) > 0]
+    filled = shapely.normalize(shapely.polygons(shapely.get_exterior_ring(holed))) if len(holed) else holed
+    rings = {shapely.to_wkb(polygon) for polygon in filled}
+    found = np.zeros(len(shapes), dtype=bool)
+    if rings:
+        ways = np.flatnonzero(types == "way")
+        found[ways] = [shapely.to_wkb(shape) in rings for shape in shapes[ways]]
+    return found
+
+
+def _hilbert_order(footprints: Footprints) -> NDArray[np.int64]:
+    """Row numbers along a Hilbert curve, rows in one cell of it by their ids."""
+    import geopandas
+
+    if len(footprints) == 0:
+        return np.zeros(0, dtype=np.int64)
+    distance = geopandas.GeoSeries(footprints.geometry, crs=4326).hilbert_distance(level=16).to_numpy()
+    return np.lexsort((footprints.osm_id, distance))
+
+
+def _geo_metadata(bounds: NDArray[np.float64]) -> dict[str, Any]:
+    from pyproj import CRS
+
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": ["Polygon", "MultiPolygon"],
+        "crs": CRS.from_epsg(4326).to_json_dict(),
+        "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+    }
+    if len(bounds):
+        column["bbox"] = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

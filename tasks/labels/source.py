@@ -1,0 +1,58 @@
+"""The Protocol behind which footprints come from a file, an Overpass server or an OSM extract."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tasks.errors import RecipeError
+from tasks.grid import Tile
+from tasks.labels.footprints import Footprints
+from tasks.recipe import Recipe
+
+
+class LabelSource(Protocol):
+    """A place that footprints come from. Making one does no I/O, and one may be pickled."""
+
+    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
+        """The buildings on any of ``tiles`` (of one zoom); ``work`` is a folder for downloads and caches.
+
+        A building whose bounding box touches a tile comes; fewer would be wrong masks. Raises LabelError when the
+        source cannot be read or answers with less than it was asked for.
+        """
+
+
+def label_source(recipe: Recipe) -> LabelSource:
+    """The source that ``labels`` of the recipe names. Raises RecipeError for a source or value it cannot take."""
+    labels = recipe.labels
+    make = _SOURCES.get(labels.source)
+    if make is None:
+        raise RecipeError(f"labels.source: unknown source {labels.source!r}; valid: {', '.join(sorted(_SOURCES))}")
+    return make(recipe, labels)
+
+
+def _vector(recipe: Recipe, labels: Any) -> LabelSource:
+    from tasks.labels.vector import VectorSource
+
+    return VectorSource(recipe.resolve(labels.path), labels.layer)
+
+
+def _overpass(_: Recipe, labels: Any) -> LabelSource:
+    from tasks.labels.overpass import OverpassSource
+
+    return OverpassSource(
+        labels.url,
+        date=labels.date,
+        attempts=labels.attempts,
+        timeout=labels.timeout,
+        rate_limit=labels.rate_limit,
+    )
+
+
+def _pbf(recipe: Recipe, labels: Any) -> LabelSource:
+    from tasks.labels.pbf import PbfSource
+
+    path = None if labels.path is None else recipe.resolve(labels.path)
+    return PbfSource(path, url=labels.url, checksum=labels.checksum)
+
+
+_SOURCES: dict[str, Callable[[Recipe, Any], LabelSource]] = {"vector": _vector, "overpass": _overpass, "pbf": _pbf}

@@ -1,0 +1,91 @@
+"""The sandbox as a process and in a thread: what it says, what it counts, how it stops."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import requests
+
+from infra.sandbox.app import Settings
+from infra.sandbox.mapbox import SANDBOX_TOKEN
+from infra.sandbox.region import FIRST_TILE_Z18
+from infra.sandbox.server import running, serve
+from tasks.errors import SandboxError
+
+TILE = f"/v4/synthetic.satellite/18/{FIRST_TILE_Z18[0] + 8}/{FIRST_TILE_Z18[1] + 8}.jpg"
+
+
+def test_stats_requests_and_reset() -> None:
+    with running() as server:
+        requests.get(server.url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10)
+        requests.get(server.url + TILE, timeout=10)
+        requests.get(server.url + "/nothing/here", timeout=10)
+        stats = requests.get(server.url + "/_stats", timeout=10).json()
+        assert stats == {
+            "synthetic": True,
+            "requests": 3,
+            "by_endpoint": {"tiles": {"200": 1, "401": 1}, "unknown": {"404": 1}},
+        }
+        assert server.stats() == stats
+        assert [(r.key, r.status) for r in server.requests] == [(TILE, 200), (TILE, 401), ("/nothing/here", 404)]
+        assert requests.post(server.url + "/_reset", timeout=10).json() == {"reset": True}
+        assert server.stats()["requests"] == 0
+
+
+def test_same_seed_same_bytes_across_servers() -> None:
+    bodies = []
+    for seed in (3, 3, 4):
+        with running(Settings(seed=seed)) as server:
+            bodies.append(requests.get(server.url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10).content)
+    assert bodies[0] == bodies[1]
+    assert bodies[0] != bodies[2]
+
+
+def test_page_says_synthetic_and_shows_tiles() -> None:
+    with running() as server:
+        page = requests.get(server.url + "/", timeout=10)
+        assert "synthetic region" in page.text
+        pictures = re.findall(r'<img src="([^"]+)"', page.text)
+        assert len(pictures) >= 4
+        assert requests.get(server.url + pictures[0], timeout=10).status_code == 200
+
+
+def test_latency_delays_tiles() -> None:
+    with running(Settings(latency=0.15)) as server:
+        answer = requests.get(server.url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10)
+        assert answer.elapsed.total_seconds() >= 0.15
+        assert requests.get(server.url + "/api/status", timeout=10).elapsed.total_seconds() < 0.15
+
+
+def test_taken_port_says_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SandboxError, match=rf"port {port} .*is taken.*--port"):
+            serve(port=port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_process_says_how_to_use_it_and_stops_cleanly(number: signal.Signals) -> None:
+    code = "from infra.sandbox.server import serve; serve(port=0)"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(8)]
+        url = lines[0].split()[-1]
+        assert requests.get(url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10).status_code == 200
+        process.send_signal(number)
+        out, err = process.communicate(timeout=15)
+    text = "".join(lines) + out
+    assert "synthetic" in text
+    assert f"export MAPBOX_API_URL={url}\n" in text
+    assert f"export MAPBOX_ACCESS_TOKEN={SANDBOX_TOKEN}\n" in text
+    assert (process.returncode, err) == (0, "")

@@ -1,0 +1,185 @@
+"""Reading a split of a pinned dataset version as batches, in a shuffled order that the seed alone decides.
+
+The order of an epoch shuffles chunks, then the samples inside a window of chunks (:func:`epoch_order`), so
+that every chunk is fetched and decoded once an epoch and at most two windows are in memory. Worker threads
+decode the chunks ahead of the batch that needs them. A split that fits in memory is read once; it is then
+walked in the same order, so that training does not depend on the memory of the machine.
+"""
+
+import functools
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.store import SplitArrays, store_errors
+
+Cache = Literal["auto", "host", "none"]
+
+CACHED_SHARE_OF_FREE_MEMORY = 0.5
+READ_AHEAD_CHUNKS = 8
+
+
+class Batch(NamedTuple):
+    """Some samples as the store has them."""
+
+    images: Tensor  # uint8 (n, bands, y, x)
+    masks: Tensor  # uint8 (n, y, x), class values
+    index: Tensor  # int64 (n,), rows of the split
+
+
+class _Chunk(NamedTuple):
+    images: NDArray[np.uint8]
+    masks: NDArray[np.uint8]
+
+
+def epoch_order(samples: int, chunk: int, window: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The rows of a split in the order of one epoch, cut into windows.
+
+    samples: rows of the split. chunk: rows that are stored together. window: rows to shuffle among each
+    other, rounded up to whole chunks. Every row is in exactly one window, and all rows of a chunk are in
+    the same one.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    starts = rng.permutation(np.arange(0, samples, chunk, dtype=np.int64))
+    chunks_per_window = -(-window // chunk)
+    windows = []
+    for first in range(0, len(starts), chunks_per_window):
+        rows = [np.arange(start, min(start + chunk, samples)) for start in starts[first : first + chunks_per_window]]
+        windows.append(rng.permutation(np.concatenate(rows)))
+    return windows
+
+
+class SplitReader:
+    """Batches of one split. Each iteration is the next epoch, in an order of its own when shuffled."""
+
+    def __init__(
+        self,
+        arrays: SplitArrays,
+        batch: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        window: int = 1024,
+        cache: Cache = "auto",
+        threads: int | None = None,
+        pin: bool = False,
+        name: str = "store",
+    ) -> None:
+        """A reader of ``arrays``.
+
+        batch: samples of a batch; the last of an epoch may have fewer. window: samples shuffled among each
+        other, which also bounds the memory of a split that is not kept. cache: ``host`` keeps the split in
+        memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most half of the free
+        memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
+        copies to a GPU. name: the store, for error messages.
+        """
+        self._image, self._mask = arrays.image, arrays.mask
+        self.samples, self.batch = len(arrays), batch
+        self.chunk = int((self._image.shards or self._image.chunks)[0])
+        self.window = window
+        self.shuffle, self.seed, self.epoch = shuffle, seed, 0
+        self._threads = threads or min(8, os.cpu_count() or 1)
+        self._pin, self._name = pin, name
+        size = int(np.prod(self._image.shape)) + int(np.prod(self._mask.shape))
+        self.cached = cache == "host" or (cache == "auto" and size <= CACHED_SHARE_OF_FREE_MEMORY * free_memory())
+        self._kept: dict[int, _Chunk] = {}
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return -(-self.samples // self.batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the next epoch. Raises StoreError when the store cannot be read."""
+        windows = (
+            epoch_order(self.samples, self.chunk, self.window, self.seed, self.epoch)
+            if self.shuffle
+            else [
+                np.arange(first, min(first + self.chunk, self.samples)) for first in range(0, self.samples, self.chunk)
+            ]
+        )
+        self.epoch += 1
+        waiting: deque[tuple[int, _Chunk]] = deque()  # rows that are read and not yet in a batch
+        with store_errors(self._name), ThreadPoolExecutor(self._threads, "read") as pool:
+            try:
+                for window, chunks in self._read_windows(pool, windows):
+                    waiting.extend((int(row), chunks[int(row) // self.chunk]) for row in window)
+                    while len(waiting) >= self.batch:
+                        yield self._gather([waiting.popleft() for _ in range(self.batch)])
+                if waiting:
+                    yield self._gather(list(waiting))
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _read_windows(
+        self, pool: ThreadPoolExecutor, windows: list[NDArray[np.int64]]
+    ) -> Iterator[tuple[NDArray[np.int64], dict[int, _Chunk]]]:
+        """Each window with its chunks by number; the chunks that come next are being read meanwhile."""
+        plan = [(number, chunk) for number, rows in enumerate(windows) for chunk in np.unique(rows // self.chunk)]
+        todo = iter(plan)
+        running: deque[tuple[int, int, Future[_Chunk]]] = deque()
+        ahead = max(READ_AHEAD_CHUNKS, 2 * self._threads)
+
+        def start_next() -> None:
+            number, chunk = next(todo, (-1, -1))
+            if number >= 0:
+                running.append((number, int(chunk), pool.submit(self._read_chunk, int(chunk))))
+
+        for _ in range(ahead):
+            start_next()
+        for number, rows in enumerate(windows):
+            chunks: dict[int, _Chunk] = {}
+            while running and running[0][0] == number:
+                _, chunk, future = running.popleft()
+                chunks[chunk] = future.result()
+                start_next()
+            yield rows, chunks
+
+    def _read_chunk(self, chunk: int) -> _Chunk:
+        found = self._kept.get(chunk)
+        if found is None:
+            rows = slice(chunk * self.chunk, (chunk + 1) * self.chunk)
+            found = _Chunk(np.asarray(self._image[rows]), np.asarray(self._mask[rows]))
+            if self.cached:
+                self._kept[chunk] = found
+        return found
+
+    def _gather(self, rows: list[tuple[int, _Chunk]]) -> Batch:
+        """One copy, from the decoded chunks into the batch."""
+        n, first = len(rows), rows[0][1]
+        images = torch.empty((n, *first.images.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
+        masks = torch.empty((n, *first.masks.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
+        to_images, to_masks = images.numpy(), masks.numpy()
+        for i, (row, chunk) in enumerate(rows):
+            to_images[i] = chunk.images[row % self.chunk]
+            to_masks[i] = chunk.masks[row % self.chunk]
+        return Batch(images, masks, torch.tensor([row for row, _ in rows]))
+
+
+def free_memory() -> int:
+    """Bytes of memory that are free now, as the system says."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def content_digest(arrays: SplitArrays, name: str = "store") -> str:
+    """SHA-256 of a split's samples (id, image, mask), whatever their order and chunks."""
+    reader = SplitReader(arrays, 64, cache="none", name=name)
+    ids = arrays.sample_id
+    parts = []
+    for batch in reader:
+        for row, image, mask in zip(batch.index.tolist(), batch.images.numpy(), batch.masks.numpy(), strict=True):
+            digest = functools.reduce(_updated, (image, mask), hashlib.sha256(f"{ids[row]} {image.shape}\n".encode()))
+            parts.append(digest.digest())
+    return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
+
+
+def _updated(digest: Any, array: NDArray[np.uint8]) -> Any:
+    digest.update(np.ascontiguousarray(array))
+    return digest
