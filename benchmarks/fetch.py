@@ -192,7 +192,10 @@ def main() -> None:
     print("| tiles/s | " + " | ".join(f"{latency} latency" for latency in figures) + " |")
     print("|---|" + "---|" * len(figures))
     for client in next(iter(figures.values())):
-        cells = (f"{statistics.median(r[client]):,.0f} ({min(r[client]):,.0f}-{max(r[client]):,.0f})" for r in figures.values())
+        cells = (
+            f"{statistics.median(r[client]):,.0f} ({min(r[client]):,.0f}-{max(r[client]):,.0f})"
+            for r in figures.values()
+        )
         print(f"| {client} | " + " | ".join(cells) + " |")
 
 

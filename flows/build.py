@@ -68,7 +68,9 @@ def build(recipe: str, store: str | None = None, set: list[str] | None = None) -
         summary = task(run.finish, name="commit", cache_policy=NO_CACHE)()
         run.draw_preview()
     _publish_summary(what.title, target, summary)
-    logger.info("%s %s of %s: %d samples", "new version" if summary.new else "unchanged,", summary.version, target, summary.kept)
+    logger.info(
+        "%s %s of %s: %d samples", "new version" if summary.new else "unchanged,", summary.version, target, summary.kept
+    )
     return summary
 
 
@@ -108,9 +110,7 @@ def _each(stages: Stages, name: str, step: Callable[[Item], Any], items: Sequenc
 
 def _publish_summary(title: str, store: str, summary: BuildSummary) -> None:
     create_table_artifact(
-        table=[
-            {"split": split, "samples": count} for split, count in summary.splits.items()
-        ],
+        table=[{"split": split, "samples": count} for split, count in summary.splits.items()],
         key="build-splits",
         description=f"{title}: {summary.version} of {store}",
     )

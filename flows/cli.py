@@ -126,7 +126,9 @@ def versions(store: Annotated[str, typer.Argument(help="A store.")], as_json: Js
 @app.command()
 def train(
     reference: Annotated[str, typer.Argument(metavar="STORE[@VERSION]", help="A store, and the version to pin.")],
-    config: Annotated[str, typer.Option("--config", metavar="NAME|FILE", help="A training configuration.")] = "unet-dice",
+    config: Annotated[
+        str, typer.Option("--config", metavar="NAME|FILE", help="A training configuration.")
+    ] = "unet-dice",
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -183,3 +185,7 @@ def _in_process(call: Callable[[], Result]) -> Result:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     return call()
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import processes
+from infra.sandbox.mapbox import SANDBOX_TOKEN
 from tasks import store
 from tasks.errors import SandboxError, TilewrightError
 
@@ -73,7 +74,7 @@ class Demo:
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": self.tracking,
             "MAPBOX_API_URL": f"http://127.0.0.1:{SANDBOX_PORT}",
-            "MAPBOX_ACCESS_TOKEN": "pk.sandbox-synthetic-token",
+            "MAPBOX_ACCESS_TOKEN": SANDBOX_TOKEN,
         }
 
     @contextmanager

@@ -9,6 +9,7 @@ index, fetcher, version writer) and does no scheduling. Order of the steps: :met
 import dataclasses
 import functools
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ from tasks.rasterize import FootprintIndex, pack_mask, resize_mask, unpack_mask
 from tasks.recipe import Recipe
 from tasks.report import Estimate, Funnel, describe_funnel, draw_samples, estimate
 from tasks.splits import SPLITS, TRAIN, assign_splits, too_near
-from tasks.store import VersionInfo, list_versions, open_version
+from tasks.store import VersionInfo, list_versions, open_repository, open_version, store_exists
 from tasks.workdir import WorkDir
 
 
@@ -302,18 +303,22 @@ class Build:
     def _check_identity(self) -> None:
         """Refuse a store, or the ledger of an unfinished first build, that belongs to another recipe."""
         mine = self.recipe.identity()
-        repository = open_or_create(self.store)
-        heal_tags(repository)
-        theirs: dict[str, Any] | None = None
-        if list_versions(repository):
-            theirs = open_version(self.store).attributes.get("identity")
-        differing = [key for key, value in mine.items() if theirs is not None and theirs.get(key) != value]
-        if theirs is not None and differing:
-            key = differing[0]
-            raise StoreError(
-                f"{self.store}: holds another recipe: {key} is {theirs.get(key)!r} there and {mine[key]!r} here; "
-                "choose another --store, or change the recipe back"
-            )
+        with self._ledger() as ledger:
+            noted = ledger.fact("identity")
+            theirs: dict[str, Any] = json.loads(noted) if noted else {}
+            if store_exists(self.store):
+                repository = open_repository(self.store)
+                heal_tags(repository)
+                if list_versions(repository):
+                    theirs = open_version(self.store).attributes.get("identity", {})
+            differing = [key for key, value in mine.items() if theirs and theirs.get(key) != value]
+            if differing:
+                key = differing[0]
+                raise StoreError(
+                    f"{self.store}: holds another recipe: {key} is {theirs.get(key)!r} there and {mine[key]!r} here; "
+                    f"choose another --store, change the recipe back, or delete it and {self.work.root}"
+                )
+            ledger.set_fact("identity", json.dumps(mine))
 
     def _previous(self, known: Sequence[VersionInfo]) -> tuple[dict[Tile, str], dict[str, list[str]]]:
         """Splits by tile and sample order by split of the newest version."""

@@ -167,16 +167,23 @@ def _plain(text: str) -> str:
     return next((line for line in lines if line), "unknown Icechunk error")
 
 
-def open_repository(uri: str) -> icechunk.Repository:
-    """The repository at ``uri``. Raises StoreError when there is none."""
+def store_exists(uri: str) -> bool:
+    """Whether there is an Icechunk repository at ``uri``."""
     path = local_path(uri)
     if path is not None and not path.is_dir():
-        raise StoreError(f"{uri}: no store there; give the path of one, or build it first")
+        return False
     with store_errors(uri):
-        storage = storage_of(uri)
-        if not icechunk.Repository.exists(storage):
-            raise StoreError(f"{uri}: not an Icechunk store; give the path of one, or build it first")
-        return icechunk.Repository.open(storage)
+        return icechunk.Repository.exists(storage_of(uri))
+
+
+def open_repository(uri: str) -> icechunk.Repository:
+    """The repository at ``uri``. Raises StoreError when there is none."""
+    if not store_exists(uri):
+        path = local_path(uri)
+        what = "not an Icechunk store" if path is not None and path.exists() else "no store there"
+        raise StoreError(f"{uri}: {what}; give the path of one, or build it first")
+    with store_errors(uri):
+        return icechunk.Repository.open(storage_of(uri))
 
 
 def list_versions(repository: icechunk.Repository) -> list[VersionInfo]:

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # uint8 (n, bands, y, x)
     masks: Tensor  # uint8 (n, y, x), class values
-    index: Tensor  # int64 (n,), rows of the split
+    rows: Tensor  # int64 (n,), rows of the split
 
 
 class _Chunk(NamedTuple):
@@ -174,7 +174,7 @@ def content_digest(arrays: SplitArrays, name: str = "store") -> str:
     ids = arrays.sample_id
     parts = []
     for batch in reader:
-        for row, image, mask in zip(batch.index.tolist(), batch.images.numpy(), batch.masks.numpy(), strict=True):
+        for row, image, mask in zip(batch.rows.tolist(), batch.images.numpy(), batch.masks.numpy(), strict=True):
             digest = functools.reduce(_updated, (image, mask), hashlib.sha256(f"{ids[row]} {image.shape}\n".encode()))
             parts.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(parts))).hexdigest()

@@ -36,6 +36,8 @@ class BackgroundServer:
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(STOP_SECONDS)
+        if self._failure is not None and error is None:
+            raise self._failure
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -51,10 +51,8 @@ class FaultMix:
     decides over a known list, so that the counts are exact.
     """
 
-    def __init__(
-        self, mix: Mapping[Fault, int] = PEER_MIX, *, seed: int = 0, retry_after: int = 1, total: int = MIX_TOTAL
-    ) -> None:
-        self._mix, self._seed, self._total = dict(mix), seed, total
+    def __init__(self, mix: Mapping[Fault, int] = PEER_MIX, *, seed: int = 0, retry_after: int = 1) -> None:
+        self._mix, self._seed = dict(mix), seed
         self._assigned: dict[str, Fault | None] | None = None
         self._attempts: Counter[str] = Counter()
         self.retry_after = retry_after  # seconds that a 429 asks for
@@ -86,7 +84,7 @@ class FaultMix:
         """The fault that belongs to a request, whichever attempt it is; None when it is clean."""
         if self._assigned is not None:
             return self._assigned.get(key)
-        place = self._draw(key) * self._total
+        place = self._draw(key) * MIX_TOTAL
         for fault, count in self._mix.items():
             if place < count:
                 return fault
@@ -112,6 +110,8 @@ class FaultMix:
 
 def request_key(request: web.BaseRequest) -> str:
     """What names a request here and in logs: its path, and its query without the access token."""
+    if not request.query_string:
+        return request.path
     query = [(name, value) for name, value in request.query.items() if name != "access_token"]
     return request.path if not query else str(request.rel_url.with_query(query))
 

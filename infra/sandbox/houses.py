@@ -4,8 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from shapely import MultiPolygon, Polygon
+from shapely import MultiPolygon, Polygon, get_parts
 
+from infra.sandbox.palette import Colour
 from infra.sandbox.region import FloatArray
 
 SUN_AZIMUTH, SUN_ELEVATION = math.radians(152), math.radians(43)
@@ -17,8 +18,6 @@ SUN = np.array(
     ]
 )  # unit vector towards the sun: east, north, up
 SHADOW_PER_METRE = -SUN[:2] / SUN[2]  # where the shadow of a point one metre up falls
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,8 @@ def along_longer(quad: FloatArray) -> FloatArray:
 
 def flat(footprint: Polygon | MultiPolygon) -> list[RoofFace]:
     """A flat roof: one face for each part of the footprint."""
-    faces = []
-    for part in footprint.geoms if isinstance(footprint, MultiPolygon) else [footprint]:
-        faces.append(RoofFace(np.asarray(part.exterior.coords)[:-1], lit(None, 0.0)))
-    return faces
+    outlines = [np.asarray(part.exterior.coords)[:-1] for part in get_parts(footprint).tolist()]
+    return [RoofFace(outline, lit(None, 0.0)) for outline in outlines]
 
 
 def rooftop_units(frame: Frame, width: float, depth: float, random: np.random.Generator) -> list[RoofFace]:
@@ -104,6 +101,12 @@ def rooftop_units(frame: Frame, width: float, depth: float, random: np.random.Ge
                 w, h = random.uniform(1.2, 2.6, 2)
                 faces.append(RoofFace(frame.place([(u, v), (u + w, v), (u + w, v + h), (u, v + h)]), shade))
     return faces
+
+
+def rings_of(footprint: Polygon | MultiPolygon) -> list[FloatArray]:
+    """All rings of a footprint, outer and inner, part by part; open (the first point is not repeated)."""
+    parts = get_parts(footprint).tolist()
+    return [np.asarray(ring.coords)[:-1] for part in parts for ring in (part.exterior, *part.interiors)]
 
 
 def rectangle(u: float, v: float, width: float, depth: float) -> list[tuple[float, float]]:

@@ -18,12 +18,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-from shapely import MultiPolygon, Polygon, transform
+from shapely import MultiPolygon, Polygon, get_parts, transform
 from shapely.geometry.base import BaseGeometry
 
-from infra.sandbox.houses import House
+from infra.sandbox.houses import House, rings_of
 from infra.sandbox.region import ORIGIN_X, ORIGIN_Y, FloatArray, from_lonlat, rng, to_lonlat
-from infra.sandbox.scenery import rings_of
 from infra.sandbox.world import World, build_world
 
 if TYPE_CHECKING:
@@ -147,7 +146,11 @@ class _Editor:
             written = order.get(house.oddity or "", [*nodes, nodes[0]])
             osm_type, osm_id = "way", self.way(written, house.tags, timestamp, version)
         else:
-            roles = [role for part in _parts(house.footprint) for role in ("outer", *("inner" for _ in part.interiors))]
+            roles = [
+                role
+                for part in get_parts(house.footprint).tolist()
+                for role in ("outer", *("inner" for _ in part.interiors))
+            ]
             osm_type, osm_id = "relation", self._relation(rings, roles, house.tags, timestamp, version)
         self.data.footprints.append(Footprint(osm_type, osm_id, geometry, house.tags, house.oddity))
 
@@ -169,15 +172,14 @@ class _Editor:
     def _geometry(self, footprint: Polygon | MultiPolygon, rings: list[list[int]]) -> Polygon | MultiPolygon:
         """The footprint on the nodes that were written."""
         coordinates = iter([[self.data.nodes[node].lonlat for node in ring] for ring in rings])
-        parts = [Polygon(next(coordinates), [next(coordinates) for _ in part.interiors]) for part in _parts(footprint)]
+        parts = [
+            Polygon(next(coordinates), [next(coordinates) for _ in part.interiors])
+            for part in get_parts(footprint).tolist()
+        ]
         return parts[0] if len(parts) == 1 else MultiPolygon(parts)
 
 
-def _parts(footprint: Polygon | MultiPolygon) -> list[Polygon]:
-    return list(footprint.geoms) if isinstance(footprint, MultiPolygon) else [footprint]
-
-
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def build_osm(seed: int = 0) -> OsmData:
     """The synthetic OSM database of a seed; the same seed gives the same objects."""
     world = build_world(seed)

@@ -39,17 +39,18 @@ class QueryError(ValueError):
 
 @dataclass(frozen=True)
 class TagFilter:
-    """Asks for a key, with a value or a pattern when one is given."""
+    """Asks for a key, with a value (str) or a pattern when one is given."""
 
     key: str
-    value: str | None
-    pattern: bool
+    value: str | re.Pattern[str] | None
 
     def accepts(self, tags: dict[str, str]) -> bool:
         """Whether an object's tags pass."""
         if self.key not in tags or self.value is None:
             return self.key in tags
-        return bool(re.search(self.value, tags[self.key])) if self.pattern else tags[self.key] == self.value
+        if isinstance(self.value, str):
+            return tags[self.key] == self.value
+        return self.value.search(tags[self.key]) is not None
 
 
 class Overpass:
@@ -189,17 +190,25 @@ class _Query:
         area: BaseGeometry | None = None
         while self._peek() in ("[", "("):
             if self._next() == "[":
-                key, value, pattern = self._text(), None, False
-                if self._peek() in ("=", "~"):
-                    pattern = self._next() == "~"
-                    value = self._text()
-                filters.append(TagFilter(key, value, pattern))
+                filters.append(self._tag_filter())
                 self._next("]")
             else:
                 area = self._area()
                 self._next(")")
         found = {key for kind in kinds for key in self._server.inside(kind, area)}
         return {k for k in found if self._existed(k) and all(f.accepts(self._server.get(k).tags) for f in filters)}
+
+    def _tag_filter(self) -> TagFilter:
+        key = self._text()
+        if self._peek() not in ("=", "~"):
+            return TagFilter(key, None)
+        operator, value = self._next(), self._text()
+        if operator == "=":
+            return TagFilter(key, value)
+        try:
+            return TagFilter(key, re.compile(value))
+        except re.error as error:
+            raise QueryError(f"static error: {value!r} is no pattern: {error}") from error
 
     def _area(self) -> BaseGeometry:
         if self._peek() == "poly":
@@ -211,14 +220,15 @@ class _Query:
                 return Polygon(lat_lon[:, ::-1])
             except ValueError as error:
                 raise QueryError(f"static error: no polygon of lat lon pairs: {error}") from error
-        sides = [self._text()]
-        for _ in range(3):
-            self._next(",")
+        sides = []
+        while self._peek() not in (")", ""):
             sides.append(self._text())
+            if self._peek() == ",":
+                self._next()
         try:
             south, west, north, east = (float(side) for side in sides)
         except ValueError as error:
-            raise QueryError(f"static error: no bounding box of south,west,north,east: {error}") from error
+            raise QueryError(f"static error: no poly: and no bounding box south,west,north,east: {error}") from error
         return box(west, south, east, north)
 
     def _existed(self, key: Key) -> bool:

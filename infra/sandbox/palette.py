@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from infra.sandbox.houses import Colour
+Colour = tuple[int, int, int]
 
 GROUND: dict[str, Colour] = {
     "old_town": (148, 142, 131),

@@ -8,9 +8,10 @@ from PIL import Image, ImageDraw
 from shapely import STRtree, box, linestrings, points
 
 from infra.sandbox import palette, texture
-from infra.sandbox.houses import SHADOW_PER_METRE, Colour
+from infra.sandbox.houses import SHADOW_PER_METRE, rings_of
+from infra.sandbox.palette import Colour
 from infra.sandbox.region import ABSENT_TILES_Z18, ORIGIN_X, ORIGIN_Y, SIZE, FloatArray
-from infra.sandbox.scenery import ROUGH, rings_of
+from infra.sandbox.scenery import ROUGH
 from infra.sandbox.world import World
 from tasks.grid import HALF_WORLD, tile_span
 
@@ -35,7 +36,7 @@ class Renderer:
     def __init__(self, world: World) -> None:
         self._world = world
         ground, trees = world.ground, world.trees
-        self._ground_index = STRtree(linestrings_of([patch.points for patch in ground]))
+        self._ground_index = STRtree(_outlines([patch.points for patch in ground]))
         self._wide = max((patch.width for patch in ground), default=0.0)
         self._roofs = [
             house for house in world.houses if house.roof and house.oddity not in ("building_no", "demolished")
@@ -103,7 +104,7 @@ class Renderer:
         )
 
 
-def linestrings_of(rings: list[FloatArray]) -> NDArray[np.object_]:
+def _outlines(rings: list[FloatArray]) -> NDArray[np.object_]:
     """One line per array of points; polygons are found by the box of their outline."""
     counts = [len(ring) for ring in rings]
     return np.asarray(linestrings(np.concatenate(rings), indices=np.repeat(np.arange(len(rings)), counts)))

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from shapely import LineString, MultiPolygon, Polygon, STRtree, get_parts, unary_union
+from shapely import LineString, Polygon, STRtree, get_parts, unary_union
 from shapely.affinity import rotate, scale
 from shapely.ops import substring
 
 from infra.sandbox import palette
-from infra.sandbox.houses import Colour, House
+from infra.sandbox.houses import House
 from infra.sandbox.landscape import SIDEWALK, Landscape, Road, Zone, polygons_of
+from infra.sandbox.palette import Colour
 from infra.sandbox.region import FloatArray, rng
 
 ROUGH = {"old_town": 45, "suburb": 120, "industrial": 45, "park": 120, "forest": 170, "field": 95, "wild": 120}
@@ -237,9 +238,3 @@ def build_trees(seed: int, landscape: Landscape, houses: list[House]) -> Trees:
         np.array([62.0, 80.0, 46.0]) + random.normal(0, 9, (len(position), 1)) + random.normal(0, 5, (len(position), 3))
     )
     return Trees(position[free], radius[free], np.clip(tone, 15, 160)[free])
-
-
-def rings_of(footprint: Polygon | MultiPolygon) -> list[FloatArray]:
-    """All rings of a footprint, outer and inner, open (the first point is not repeated)."""
-    parts = footprint.geoms if isinstance(footprint, MultiPolygon) else [footprint]
-    return [np.asarray(ring.coords)[:-1] for part in parts for ring in (part.exterior, *part.interiors)]

@@ -49,6 +49,10 @@ async def _serve(host: str, port: int, settings: Settings) -> None:
         await runner.cleanup()
 
 
+def _runner(sandbox: Sandbox) -> web.AppRunner:
+    return web.AppRunner(sandbox.application(), access_log=None, shutdown_timeout=GRACE_SECONDS)
+
+
 def _welcome(url: str, settings: Settings) -> str:
     trouble = f", fault mix {settings.faults!r}" if settings.faults else ""
     return f"""Tilewright sandbox: a synthetic region (seed {settings.seed}{trouble}) at {url}
@@ -82,7 +86,5 @@ class Running:
 def running(settings: Settings | None = None) -> Iterator[Running]:
     """The sandbox in a background thread on a free loopback port, while the context is open."""
     sandbox = Sandbox(settings or Settings())
-    with BackgroundServer(
-        lambda: web.AppRunner(sandbox.application(), access_log=None, shutdown_timeout=GRACE_SECONDS)
-    ) as server:
+    with BackgroundServer(lambda: _runner(sandbox)) as server:
         yield Running(server.url, sandbox)

@@ -21,6 +21,7 @@ from infra.sandbox.houses import (
     rooftop_units,
 )
 from infra.sandbox.landscape import Landscape, Zone, polygons_of
+from infra.sandbox.palette import Colour
 from infra.sandbox.region import FloatArray, rng
 
 PITCH = 0.61  # radians, 35 degrees
@@ -275,7 +276,7 @@ def _farm(random: np.random.Generator, zone: Zone) -> list[House]:
 def _with_oddities(random: np.random.Generator, landscape: Landscape, houses: list[House]) -> list[House]:
     """The same houses, some of them told wrongly or of a kind that is no footprint, and an underground car park."""
     plain = [n for n, house in enumerate(houses) if house.tags["building"] in ("house", "detached")]
-    rectangles = [n for n in plain if len(_ring(houses[n])) == 4]
+    rectangles = [n for n in plain if len(rings_of(houses[n].footprint)[0]) == 4]
     marks = ["building_no", "building_no", "demolished", "demolished", "unclosed", "unclosed", "bow_tie", "bow_tie"]
     chosen = random.choice(len(rectangles), size=len(marks), replace=False)
     for mark, n in zip(marks, chosen, strict=True):
@@ -287,8 +288,3 @@ def _with_oddities(random: np.random.Generator, landscape: Landscape, houses: li
     box = underground.minimum_rotated_rectangle.buffer(-6, join_style="mitre")
     tags = {"building": "parking", "location": "underground"}
     return [*houses, House(box, (), (0, 0, 0), 0.0, tags, oddity="underground")]
-
-
-def _ring(house: House) -> FloatArray:
-    part = house.footprint.geoms[0] if isinstance(house.footprint, MultiPolygon) else house.footprint
-    return np.asarray(part.exterior.coords)[:-1]

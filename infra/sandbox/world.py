@@ -23,7 +23,7 @@ class World:
     trees: Trees
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def build_world(seed: int = 0) -> World:
     """The region for a seed; the same seed gives the same region. Takes about 2 s."""
     landscape = build_landscape(seed)

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -26,8 +25,9 @@ from tasks.grid import Tile
 from tasks.imagery.base import TileRequest, TileSource, origin
 from tasks.imagery.decode import BadImageError, WrongSizeError, check_image, sniff
 from tasks.imagery.exchange import Answer, LostAnswerError, Tally, UnreachedError, ask, open_session
-from tasks.imagery.files import image_path, write_image
+from tasks.imagery.files import image_path, remove_images, write_image
 from tasks.imagery.pace import Pacer, asked_pause, backoff
+from tasks.imagery.workbench import Workbench
 from tasks.ledger import Fetched, State
 
 __all__ = ["FetchPolicy", "FetchSummary", "Fetcher", "image_path"]
@@ -37,7 +37,7 @@ BATCH_SECONDS = 0.5
 UNREACHED_LIMIT = 8  # failed connections before the first answer after which the server counts as down
 THROTTLED_LIMIT = 20  # answers of 429 to one tile before it counts as failed
 
-CHECKING_THREADS = 2
+CHECKING_THREADS = int(__import__("os").environ.get("TH", "2"))
 MAX_ETAG = 200  # characters
 
 _LATER = {408, 425}  # the client errors that do not say "never"
@@ -124,12 +124,12 @@ class Fetcher:
         self._unreached = 0
         self._pacer = Pacer(policy.requests_per_second)
         self._slots = asyncio.Semaphore(policy.connections)
+        self._checking = Workbench(self._keep, CHECKING_THREADS, "tilewright-check")
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tilewright-fetch", daemon=True)
         self._thread.start()
-        self._pool = ThreadPoolExecutor(CHECKING_THREADS, "tilewright-check")
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
 
@@ -139,7 +139,7 @@ class Fetcher:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._pool.shutdown(cancel_futures=True)
+        self._checking.close()
         self._loop.close()
 
     async def _open(self) -> aiohttp.ClientSession:
@@ -155,11 +155,12 @@ class Fetcher:
     def fetch(self, tiles: Sequence[Tile], on_batch: Callable[[list[Fetched]], None]) -> FetchSummary:
         """Fetch ``tiles``, a shard or some: all of them are on their way at once.
 
-        ``on_batch`` is called in the calling thread and gets every outcome exactly once, also when this
+        What is left of earlier images of these tiles is removed first. ``on_batch`` is called in the calling thread and gets every outcome exactly once, also when this
         raises: SourceError or CredentialError when the source would refuse every tile alike, DiskError.
         Such an error ends the other calls under way as well. What ``on_batch`` raises ends this call.
         """
         started = time.monotonic()
+        remove_images(self._folder, tiles)
         run = _Run(self._loop)
         self._loop.call_soon_threadsafe(self._start, run, tiles)
         try:
@@ -218,7 +219,7 @@ class Fetcher:
         run.settle(outcome)
 
     async def _attempt(self, tile: Tile, tally: Tally) -> Fetched:
-        """One request and what it comes to. Raises _RetryError when it was in vain, TilewrightError when all would be."""
+        """One request and what it comes to. Raises _RetryError, or a TilewrightError that ends the whole fetch."""
         request = self._source.request(tile)
         try:
             async with self._slots:
@@ -247,7 +248,7 @@ class Fetcher:
         """What an answer means for its tile, and for the source."""
         status = answer.status
         if status == 200:
-            return await self._loop.run_in_executor(self._pool, self._keep, tile, request, answer, tally.requests)
+            return await self._checking.do((tile, request, answer, tally.requests))
         if self._source.is_absent(status, answer.body):
             return Fetched(tile, State.ABSENT, f"HTTP {status}", tally.requests, fetched_at=int(time.time()))
         asked = asked_pause(answer.headers, time.time())
@@ -260,8 +261,9 @@ class Fetcher:
         tally.failures += 1
         raise self._retry(f"HTTP {status}", tally, asked or 0.0)
 
-    def _keep(self, tile: Tile, request: TileRequest, answer: Answer, requests: int) -> Fetched:
-        """Check the image and write its file. Runs in the pool. Raises BadImageError, SourceError, DiskError."""
+    def _keep(self, job: tuple[Tile, TileRequest, Answer, int]) -> Fetched:
+        """Check the image and write its file, in a thread. Raises BadImageError, SourceError, DiskError."""
+        tile, request, answer, requests = job
         body = answer.body
         form = sniff(body)
         if form is None:
@@ -272,9 +274,9 @@ class Fetcher:
             nodata = check_image(body, pixels)
         except WrongSizeError as error:
             fits = error.width == error.height and error.width in (256, 512)
+            advice = f"set grid.tile_size: {error.width}" if fits else "choose a source with 256 or 512 px tiles"
             raise SourceError(
-                f"{origin(request.url)} answered tile {tile.name} with {error} where {pixels} x {pixels} were expected; "
-                + (f"set grid.tile_size: {error.width}" if fits else "choose a source with 256 or 512 px tiles")
+                f"{origin(request.url)} answered tile {tile.name} with {error}, expected {pixels} x {pixels}; {advice}"
             ) from None
         now = int(time.time())
         if nodata > self._policy.max_nodata_fraction:

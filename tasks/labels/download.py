@@ -17,7 +17,7 @@ from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persi
 from tasks.secrets import redact
 
 DOWNLOAD_PATIENCE = Patience(attempts=6, total_seconds=6 * 3600)
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14  # bytes; a connection that breaks loses the chunk it breaks in
 _CONNECT_AND_READ = (15.0, 60.0)  # seconds without a byte, after which the connection counts as lost
 _PLAIN = {"Accept-Encoding": "identity"}  # lengths and ranges are of the file, not of a compressed form of it
 

@@ -63,17 +63,16 @@ def clean(
     osm_type: Sequence[str] | NDArray[np.object_] | None = None,
     osm_id: Sequence[int] | NDArray[np.int64] | None = None,
     tags: Sequence[Mapping[str, str]] | None = None,
-    dropped: Mapping[str, int] | None = None,
     incomplete: int = 0,
     requests: int = 0,
 ) -> Footprints:
     """Footprints of ``geometry`` (n shapely geometries or None, EPSG:4326): dropped, repaired and counted.
 
-    ``tags`` (n mappings) are judged by :func:`tasks.labels.tags.drop_reason`. ``dropped`` counts what the source
-    gave up before. Invalid polygons are repaired with GEOS' "structure" method, or "linework" where that loses
-    area; only polygonal parts stay. Of rows with one OSM id the first stays; where the type is unknown, rows with
-    one id are kept unless their shapes agree too, because a file may hold the parts of an object apart. A way that
-    is just the outer ring of a relation with holes goes, since it would fill the courtyard.
+    ``tags`` (n mappings) are judged by :func:`tasks.labels.tags.drop_reason`. Invalid polygons are repaired with
+    GEOS' "linework" method, which keeps what GDAL would draw; only polygonal parts stay. Of rows with one OSM id
+    the first stays; where the type is unknown, rows with one id stay unless their shapes agree too, because a file
+    may hold the parts of an object apart. A way that is just the outer ring of a relation with holes goes, since it
+    would fill the courtyard.
     """
     n = len(geometry)
     shapes = np.empty(n, dtype=object)
@@ -108,11 +107,11 @@ def clean(
     reasons[live[_outlines(shapes[live], types[live])]] = OUTLINE
 
     kept = reasons == ""
-    counts = Counter(dropped or {}) + Counter(str(reason) for reason in reasons[~kept])
+    counts = Counter(str(reason) for reason in reasons[~kept])
     report = LabelReport(
         source=source,
         timestamp=timestamp,
-        read=n + sum((dropped or {}).values()),
+        read=n,
         kept=int(kept.sum()),
         repaired=int((kept & invalid).sum()),
         dropped=dict(sorted(counts.items())),
@@ -219,11 +218,11 @@ def _broken_coordinates(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
 
 
 def _repair(shape: Any) -> Any:
-    fixed = _polygonal(shapely.make_valid(shape, method="structure", keep_collapsed=False))
-    if fixed.area >= abs(shape.area) * (1 - 1e-6) and not fixed.is_empty:
-        return fixed
-    other = _polygonal(shapely.make_valid(shape, method="linework"))
-    return other if other.area > fixed.area else fixed
+    """``shape`` made valid without changing which points GDAL's even-odd rule puts inside it.
+
+    The "structure" method would fill where rings overlap, and a mask of it would differ from GDAL's own.
+    """
+    return _polygonal(shapely.make_valid(shape, method="linework"))
 
 
 def _polygonal(shape: Any) -> Any:

@@ -1,8 +1,9 @@
 """Footprints from an Overpass server, through osmnx, for areas up to a town's size.
 
-osmnx asks the questions, keeps the answers and assembles the polygons. What it leaves open is closed here: it
-retries 429 and 504 without end and takes a server's ``remark`` (a query cut short) for a full answer. Every answer
-passes :class:`_Gate`, a response hook of requests, before osmnx sees it; the retrying is ours.
+osmnx writes the queries, sends them and keeps the answers. What it leaves open is closed here: it retries 429 and 504
+without end and takes a server's ``remark`` (a query cut short) for a full answer. Every answer passes :class:`_Gate`,
+a response hook of requests, before osmnx sees it, and the retrying is ours. The polygons are assembled by the reader
+of extracts (:mod:`tasks.labels.pbf`), so that both sources agree: osmnx's own assembly fails on one broken relation.
 """
 
 import hashlib
@@ -25,9 +26,9 @@ import shapely
 
 from tasks.errors import LabelError, RecipeError
 from tasks.grid import Tile, lonlat_bounds
-from tasks.labels.cover import TileCover
-from tasks.labels.footprints import Footprints, clean
-from tasks.labels.overpass_answers import Answers, slim
+from tasks.labels.footprints import Footprints
+from tasks.labels.overpass_answers import discard_broken, write_extract
+from tasks.labels.pbf import read_buildings
 from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
 from tasks.secrets import redact
 
@@ -61,54 +62,45 @@ class OverpassSource:
         settings = _query_settings(self.timeout, self.date)
         what = "\n".join([self.url, settings, *(area.wkt for area in areas)])
         folder = work / "overpass" / hashlib.sha256(what.encode()).hexdigest()[:16]
-        Answers.discard_broken(folder)
+        discard_broken(folder)
         gate = _Gate(self.url, self.timeout + _GRACE)
         with _osmnx(self, settings, folder, gate):
-            frames = [self._ask(area, gate) for area in areas]
-        answers = Answers.read(folder)
-        cover = TileCover(tiles)
-        shapes, types, ids, tags = _rows(frames, answers)
-        on_tiles = cover.touches(shapely.bounds(shapes).reshape(-1, 4))
-        known = set(zip(types, ids, strict=True))
-        rows = np.flatnonzero(on_tiles).tolist()
-        return clean(
-            shapes[on_tiles],
-            osm_type=[types[row] for row in rows],
-            osm_id=[ids[row] for row in rows],
-            tags=[tags[row] for row in rows],
-            incomplete=answers.incomplete(known, cover),
-            source=f"overpass {redact(self.url)}",
-            timestamp=_iso(self.date) if self.date else answers.timestamp,
-            requests=gate.requests,
-        )
+            for area in areas:
+                self._ask(area, gate)
+        extract = folder / "answers.osm.pbf"
+        try:
+            timestamp = write_extract(folder, extract)
+            found = read_buildings(extract, tiles, folder)
+        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise LabelError(f"{redact(self.url)}: an answer makes no sense ({error!r}); use another server") from error
+        finally:
+            extract.unlink(missing_ok=True)
+        found.timestamp = _iso(self.date) if self.date else timestamp
+        return found.clean(source=f"overpass {redact(self.url)}", requests=gate.requests)
 
-    def _ask(self, area: Any, gate: "_Gate") -> Any:
-        """GeoDataFrame of the buildings in ``area``, or None where there is none."""
+    def _ask(self, area: Any, gate: "_Gate") -> None:
+        """Have the answer for ``area`` among the kept ones."""
         import osmnx
 
-        def once() -> Any:
+        def once() -> None:
             if self.rate_limit:
                 gate.wait_for_slot()
             try:
-                return osmnx.features_from_polygon(area, {"building": True})
-            except osmnx._errors.InsufficientResponseError:  # the gate let the answer pass: it is just empty
-                return None
+                osmnx.features_from_polygon(area, {"building": True})
+            except osmnx._errors.CacheOnlyInterruptError:  # how osmnx says that all answers are kept
+                return
             except (requests.ConnectionError, requests.Timeout) as error:
                 raise gate.lost(error) from error
 
         patience = Patience(self.attempts, self.attempts * (self.timeout + 2.0 * _GRACE), self.first_pause)
         try:
-            return persist(once, patience)
+            persist(once, patience)
         except TransientError as error:
             raise LabelError(
                 f"{error}; gave up after {gate.requests} requests, start again later, or use labels from a pbf extract"
             ) from error
         except requests.RequestException as error:
             raise LabelError(f"{redact(self.url)}: {redact(str(error))}; correct labels.url") from error
-        except shapely.errors.GEOSException as error:
-            raise LabelError(
-                f"{redact(self.url)}: a relation in the answer cannot be assembled ({error}); use a pbf extract"
-            ) from error
 
 
 def query_areas(tiles: Sequence[Tile]) -> list[Any]:
@@ -171,7 +163,7 @@ def _osmnx(source: OverpassSource, query_settings: str, folder: Path, gate: "_Ga
         "requests_kwargs": {"hooks": {"response": gate}},
         "use_cache": True,
         "cache_folder": folder,
-        "cache_only_mode": False,
+        "cache_only_mode": True,
         "max_query_area_size": 2 * MAX_QUERY_KM2 * 1e6,  # query_areas has cut the area
         "doh_url_template": None,  # no name look-up behind the user's back
     }
@@ -189,7 +181,7 @@ def _osmnx(source: OverpassSource, query_settings: str, folder: Path, gate: "_Ga
 
 
 class _Gate:
-    """What every answer of the server passes: only a whole one gets through, slimmed to what footprints need."""
+    """What every answer of the server passes: only a whole one gets through."""
 
     def __init__(self, url: str, seconds: float) -> None:
         self.url = url.rstrip("/")
@@ -212,7 +204,7 @@ class _Gate:
             raise TransientError(f"{self.shown}: the answer is no Overpass JSON (it has no elements)")
         if "remark" in answer:
             raise TransientError(f"{self.shown}: the server cut the answer short: {redact(str(answer['remark']))}")
-        return _rebuilt(response, json.dumps(slim(answer)).encode())
+        return _rebuilt(response, body)
 
     def lost(self, error: requests.RequestException) -> TransientError:
         """The failure of a request that got no answer."""
@@ -231,10 +223,13 @@ class _Gate:
     def _body(self, response: requests.Response) -> bytes:
         deadline = time.monotonic() + self._seconds
         chunks = []
-        for chunk in response.iter_content(1 << 16):
-            chunks.append(chunk)
-            if time.monotonic() > deadline:
-                raise TransientError(f"{self.shown}: the answer takes longer than {self._seconds:g} s")
+        try:
+            for chunk in response.iter_content(1 << 16):
+                chunks.append(chunk)
+                if time.monotonic() > deadline:
+                    raise TransientError(f"{self.shown}: the answer takes longer than {self._seconds:g} s")
+        except requests.RequestException as error:
+            raise TransientError(f"{self.shown}: the answer broke off ({type(error).__name__})") from error
         return b"".join(chunks)
 
     def _refusal(self, response: requests.Response) -> TransientError | LabelError:
@@ -268,28 +263,3 @@ def _rebuilt(response: requests.Response, body: bytes) -> requests.Response:
     whole.encoding = "utf-8"
     whole.raw = io.BytesIO(body)
     return whole
-
-
-def _rows(frames: Sequence[Any], answers: Answers) -> tuple[Any, list[str], list[int], list[dict[str, str]]]:
-    """Shapes, types, ids and tags of the ways and relations in osmnx's frames.
-
-    osmnx has repaired invalid ways by another rule than ours, unseen; their own rings take the place of that.
-    """
-    shapes: list[Any] = []
-    types: list[str] = []
-    ids: list[int] = []
-    tags: list[dict[str, str]] = []
-    for frame in frames:
-        if frame is None:
-            continue
-        for (kind, number), shape in zip(frame.index, frame.geometry, strict=True):
-            if kind == "node":
-                continue
-            types.append(str(kind))
-            ids.append(int(number))
-            tags.append(answers.tags[kind, number])
-            shapes.append(answers.invalid_rings.get(number, shape) if kind == "way" else shape)
-    array = np.empty(len(shapes), dtype=object)
-    array[:] = shapes
-    return array, types, ids, tags
-

@@ -45,21 +45,11 @@ class PbfSource:
             raise LabelError("labels: a pbf source needs a path or a url")
         if not path.is_file():
             raise LabelError(f"{path}: no such file; correct labels.path (it is relative to the recipe)")
-        found = _Found(TileCover(tiles))
         try:
-            timestamp = _read(path, work, found)
+            found = read_buildings(path, tiles, work)
         except (RuntimeError, ValueError) as error:  # what libosmium's exceptions arrive as
             raise self._failure(path, error) from error
-        return clean(
-            found.shapes,
-            osm_type=found.types,
-            osm_id=found.ids,
-            tags=found.tags,
-            incomplete=found.incomplete,
-            source=f"pbf {path.name}",
-            timestamp=timestamp,
-            requests=requests,
-        )
+        return found.clean(source=f"pbf {path.name}", requests=requests)
 
     def _failure(self, path: Path, error: Exception) -> TilewrightError:
         detail = " ".join(str(error).split())[:200]
@@ -71,10 +61,11 @@ class PbfSource:
 
 
 @dataclass
-class _Found:
-    """The outlines met so far that lie on the tiles."""
+class Outlines:
+    """The building outlines met so far that lie on the tiles, as OSM has them, and when OSM had them so."""
 
     cover: TileCover
+    timestamp: str = ""
     shapes: list[Any] = field(default_factory=list)
     types: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -102,11 +93,28 @@ class _Found:
             self.tags.append(tags)
         self._batch.clear()
 
+    def clean(self, *, source: str, requests: int) -> Footprints:
+        """Footprints of them all."""
+        return clean(
+            self.shapes,
+            osm_type=self.types,
+            osm_id=self.ids,
+            tags=self.tags,
+            incomplete=self.incomplete,
+            source=source,
+            timestamp=self.timestamp,
+            requests=requests,
+        )
 
-def _read(path: Path, work: Path, found: _Found) -> str:
-    """Stream the file into ``found``; the timestamp of its data."""
+
+def read_buildings(path: Path, tiles: Sequence[Tile], work: Path) -> Outlines:
+    """The ways and area relations with a building tag on ``tiles``, from an OSM file of any kind libosmium reads.
+
+    Raises RuntimeError or ValueError, as libosmium does, for a file that it cannot read.
+    """
     import osmium
 
+    found = Outlines(TileCover(tiles))
     processor = osmium.FileProcessor(str(path))
     header = processor.header
     stamp = header.get("osmosis_replication_timestamp") or header.get("timestamp")
@@ -127,9 +135,9 @@ def _read(path: Path, work: Path, found: _Found) -> str:
             found.add(factory.create_multipolygon(entity), "relation", entity.orig_id(), dict(entity.tags))
     found.flush()
     found.incomplete += relations
-    if stamp:
-        return str(stamp)
-    return f"{newest or datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    newest = newest or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    found.timestamp = stamp or f"{newest:%Y-%m-%dT%H:%M:%SZ}"
+    return found
 
 
 def _buildings(processor: Any, path: Path, work: Path) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from infra import demo, processes
@@ -98,6 +99,12 @@ def test_the_environment_is_the_demos_own(played: demo.Demo, monkeypatch: pytest
     assert environment["MLFLOW_TRACKING_URI"] == "sqlite:///demo/mlflow.db"
     assert "PREFECT_API_KEY" not in environment
     assert environment["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)
+
+
+def test_the_recipe_names_the_sandbox() -> None:
+    recipe = yaml.safe_load((demo.ROOT / "datasets" / "osm-sandbox.yaml").read_text())
+    assert recipe["labels"]["url"] == f"http://127.0.0.1:{demo.SANDBOX_PORT}/api"
+    assert f"stores/{recipe['name']}" == demo.STORE
 
 
 def test_a_taken_sandbox_port_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

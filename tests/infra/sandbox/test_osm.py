@@ -103,7 +103,7 @@ def test_pyosmium_reads_all_buildings(extract: Path, truth: Any) -> None:
     factory, found = osmium.geom.WKBFactory(), {}
     processor = osmium.FileProcessor(str(extract)).with_areas(osmium.filter.KeyFilter("building"))
     for item in processor.with_filter(osmium.filter.KeyFilter("building")):
-        if isinstance(item, osmium.osm.Area):
+        if isinstance(item, osmium.osm.Area) and item.num_rings() != (0, 0):  # none: the way crosses itself
             key = ("way" if item.from_way() else "relation", item.orig_id())
             found[key] = shapely.from_wkb(bytes.fromhex(factory.create_multipolygon(item)))
     assert_sound_buildings_are_equal(found, truth)

@@ -57,10 +57,12 @@ def test_reset_and_cut() -> None:
 
 
 def test_cut_promises_the_whole_length() -> None:
-    with ScriptedServer({}, script={"/a": [Reply(body=b"0123456789", cut=True)]}) as server:
-        with requests.get(server.url + "/a", timeout=5, stream=True) as answer:
-            assert answer.headers["Content-Length"] == "10"
-            assert answer.raw.read(5) == b"01234"
+    with (
+        ScriptedServer({}, script={"/a": [Reply(body=b"0123456789", cut=True)]}) as server,
+        requests.get(server.url + "/a", timeout=5, stream=True) as answer,
+    ):
+        assert answer.headers["Content-Length"] == "10"
+        assert answer.raw.read(5) == b"01234"
 
 
 def test_delay_makes_a_client_time_out() -> None:

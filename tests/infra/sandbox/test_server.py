@@ -13,7 +13,7 @@ import requests
 from infra.sandbox.app import Settings
 from infra.sandbox.mapbox import SANDBOX_TOKEN
 from infra.sandbox.region import FIRST_TILE_Z18
-from infra.sandbox.server import running, serve
+from infra.sandbox.server import Running, running, serve
 from tasks.errors import SandboxError
 
 TILE = f"/v4/synthetic.satellite/18/{FIRST_TILE_Z18[0] + 8}/{FIRST_TILE_Z18[1] + 8}.jpg"
@@ -36,13 +36,19 @@ def test_stats_requests_and_reset() -> None:
         assert server.stats()["requests"] == 0
 
 
-def test_same_seed_same_bytes_across_servers() -> None:
-    bodies = []
-    for seed in (3, 3, 4):
-        with running(Settings(seed=seed)) as server:
-            bodies.append(requests.get(server.url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10).content)
-    assert bodies[0] == bodies[1]
-    assert bodies[0] != bodies[2]
+def tile_bytes(url: str) -> bytes:
+    answer = requests.get(url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10)
+    assert answer.status_code == 200
+    return answer.content
+
+
+def test_other_seed_other_bytes(sandbox: Running) -> None:
+    with running(Settings(seed=1)) as server:
+        assert tile_bytes(server.url) != tile_bytes(sandbox.url)
+        names = [
+            requests.get(url + "/synthetic-latest.osm.pbf.md5", timeout=10).text for url in (server.url, sandbox.url)
+        ]
+        assert names[0] != names[1]
 
 
 def test_page_says_synthetic_and_shows_tiles() -> None:
@@ -69,7 +75,7 @@ def test_taken_port_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_process_says_how_to_use_it_and_stops_cleanly(number: signal.Signals) -> None:
+def test_process_says_how_to_use_it_and_stops_cleanly(sandbox: Running, number: signal.Signals) -> None:
     code = "from infra.sandbox.server import serve; serve(port=0)"
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -81,7 +87,7 @@ def test_process_says_how_to_use_it_and_stops_cleanly(number: signal.Signals) ->
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(8)]
         url = lines[0].split()[-1]
-        assert requests.get(url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10).status_code == 200
+        assert tile_bytes(url) == tile_bytes(sandbox.url)  # the same bytes from another process
         process.send_signal(number)
         out, err = process.communicate(timeout=15)
     text = "".join(lines) + out

@@ -1,0 +1,145 @@
+import hashlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import DiskError, LabelError
+from tasks.labels.download import download
+from tasks.labels.retry import Patience
+from tests.tasks.labels.conftest import Answer, Asked, Scripted
+
+QUICK = Patience(3, 5, 0.01)
+BODY = bytes(range(256)) * 1000
+ETAG = {"ETag": '"v1"'}
+
+
+def resuming(asked: Asked) -> Answer:
+    """A server that honours Range when If-Range names its version."""
+    start = int(asked.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+    if asked.headers.get("If-Range") != '"v1"':
+        return Answer(200, BODY, ETAG)
+    return Answer(206, BODY[start:], ETAG | {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"})
+
+
+def test_broken_download_resumes_where_it_ended(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)), resuming)
+    path, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert path.read_bytes() == BODY
+    assert path.name == "f.pbf"
+    assert requests == 2
+    assert 0 < int(server.asked[1].headers["Range"][6:-1]) <= 100_000
+
+
+def test_next_run_resumes_too(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)), Answer(503))
+    with pytest.raises(LabelError, match=r"f\.pbf: the server answered 503 .*; gave up after 4 requests"):
+        download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    server.on("/f.pbf", resuming)
+    path, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert (path.read_bytes(), requests) == (BODY, 1)
+    assert "Range" in server.asked[-1].headers
+
+
+def test_part_of_an_older_version_is_thrown_away(server: Scripted, tmp_path: Path) -> None:
+    newer = BODY[::-1]
+    server.on("/f.pbf", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)), Answer(200, newer, {"ETag": '"v2"'}))
+    path, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert path.read_bytes() == newer
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        Answer(416, b"", {"Content-Range": "bytes */10"}),
+        Answer(206, BODY[5:], {"Content-Range": "bytes 5-9/10"}),
+    ],
+)
+def test_answer_that_does_not_fit_the_part_starts_over(server: Scripted, tmp_path: Path, odd: Answer) -> None:
+    server.on("/f.pbf", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)), odd, Answer(200, BODY, ETAG))
+    path, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert path.read_bytes() == BODY
+    assert "Range" not in server.asked[2].headers
+
+
+def test_progress_outlasts_the_attempts_but_standing_still_does_not(server: Scripted, tmp_path: Path) -> None:
+    def piece(asked: Asked) -> Answer:
+        start = int(asked.headers.get("Range", "bytes=0-")[6:-1])
+        headers = ETAG | {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"}
+        return Answer(206 if start else 200, BODY[start : start + 40_000], headers, claimed=len(BODY) - start)
+
+    server.on("/f.pbf", piece)
+    path, requests = download(server.url + "/f.pbf", tmp_path / "a", None, QUICK)
+    assert path.read_bytes() == BODY
+    assert requests > QUICK.attempts
+    server.on("/f.pbf", Answer(200, BODY[:100], {}, claimed=len(BODY)))
+    with pytest.raises(LabelError, match=r"f\.pbf: the connection broke .* at byte 0 of 256000; gave up after 3 "):
+        download(server.url + "/f.pbf", tmp_path / "b", None, QUICK)
+
+
+@pytest.mark.parametrize(
+    ("validator", "condition"),
+    [({"ETag": '"v1"'}, "If-None-Match"), ({"Last-Modified": "Sat, 01 Aug 2026 00:00:00 GMT"}, "If-Modified-Since")],
+)
+def test_unchanged_file_is_kept(server: Scripted, tmp_path: Path, validator: dict[str, str], condition: str) -> None:
+    def unchanged(asked: Asked) -> Answer:
+        return Answer(304) if asked.headers.get(condition) in validator.values() else Answer(200, b"other")
+
+    server.on("/f.pbf", Answer(200, BODY, validator), unchanged)
+    first, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    again, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert again == first
+    assert (again.read_bytes(), requests) == (BODY, 1)
+
+
+def test_changed_file_replaces_the_copy(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, BODY, ETAG), Answer(200, b"new", {"ETag": '"v2"'}))
+    download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    path, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("kind", ["md5", "sha256"])
+def test_checksum_from_a_file(server: Scripted, tmp_path: Path, kind: str) -> None:
+    digest = hashlib.new(kind, BODY).hexdigest()
+    server.on("/f.pbf", Answer(200, BODY))
+    server.on("/f.pbf.sum", Answer(503), Answer(200, f"{digest}  f.pbf\n".encode()))
+    path, requests = download(server.url + "/f.pbf", tmp_path, server.url + "/f.pbf.sum", QUICK)
+    assert (path.read_bytes(), requests) == (BODY, 3)
+
+
+def test_wrong_checksum_removes_the_file(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, BODY, ETAG))
+    with pytest.raises(LabelError, match=r"f\.pbf: the download has md5 [0-9a-f]{32}, expected 0{32}; it was removed"):
+        download(server.url + "/f.pbf", tmp_path, "md5:" + "0" * 32, QUICK)
+    assert not list(tmp_path.rglob("f.pbf"))
+
+
+def test_checksum_file_without_a_digest(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf.md5", Answer(200, b"<html>not here</html>"))
+    with pytest.raises(LabelError, match=r"f\.pbf\.md5: holds no MD5 or SHA-256 digest; correct labels\.checksum"):
+        download(server.url + "/f.pbf", tmp_path, server.url + "/f.pbf.md5", QUICK)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_refusal_ends_at_once_without_the_token(server: Scripted, tmp_path: Path, status: int) -> None:
+    server.on("/f.pbf", Answer(status))
+    with pytest.raises(LabelError, match=rf"token=\*\*\*: the server answered {status}") as caught:
+        download(server.url + "/f.pbf?token=s3cr3t", tmp_path, None, QUICK)
+    assert len(server.asked) == 1
+    assert "s3cr3t" not in str(caught.value)
+    assert not any("s3cr3t" in one.name for one in tmp_path.rglob("*"))
+
+
+def test_server_down(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(LabelError, match=r"f\.pbf: no connection .* gave up after 3 requests"):
+        download(f"http://127.0.0.1:{port}/f.pbf", tmp_path, None, QUICK)
+
+
+def test_no_room_is_the_disks_fault(server: Scripted, tmp_path: Path) -> None:
+    blocked = tmp_path / "a-file"
+    blocked.write_text("in the way")
+    with pytest.raises(DiskError, match="cannot write the download"):
+        download(server.url + "/f.pbf", blocked, None, QUICK)

@@ -1,0 +1,84 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import LabelError
+from tasks.grid import Tile
+from tasks.labels import pbf as module
+from tasks.labels.pbf import PbfSource
+from tasks.labels.retry import Patience
+from tests.tasks.labels.conftest import TILE, Answer, Scripted
+
+QUICK = Patience(2, 5, 0.01)
+
+
+def test_ways_and_courtyards_of_an_extract(pbf: Path, tmp_path: Path) -> None:
+    found = PbfSource(pbf).fetch([TILE], tmp_path / "work")
+    assert set(zip(found.osm_type, found.osm_id.tolist(), strict=True)) == {("way", 1), ("relation", 1)}
+    shapes = dict(zip(found.osm_type, found.geometry, strict=True))
+    assert len(shapes["relation"].interiors) == 1
+    assert shapes["way"].geom_type == "MultiPolygon"
+    report = found.report
+    assert report.dropped == {
+        "area=no": 1,
+        "building=no": 1,
+        "outline of a multipolygon": 1,
+        "unclosed way": 1,
+        "underground": 1,
+    }
+    assert (report.read, report.kept, report.repaired, report.incomplete, report.requests) == (7, 2, 1, 2, 0)
+    assert report.source == "pbf region.osm.pbf"
+    assert report.timestamp == "2026-01-02T03:04:05Z"
+
+
+def test_only_what_lies_on_the_tiles(pbf: Path, tmp_path: Path) -> None:
+    far = Tile(16, TILE.x + 18, TILE.y - 18)
+    found = PbfSource(pbf).fetch([far], tmp_path)
+    assert list(found.osm_id) == [8]
+
+
+def test_batches_and_the_index_on_disk_change_nothing(
+    pbf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = PbfSource(pbf).fetch([TILE], tmp_path)
+    monkeypatch.setattr(module, "_BATCH", 2)
+    monkeypatch.setattr(module, "LARGE_FILE", 0)
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "pbf-nodes.idx").write_bytes(b"left by a killed run" * 100)
+    assert PbfSource(pbf).fetch([TILE], work).report == usual.report
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "nothing", "noise"])
+def test_damaged_extract_is_named(pbf: Path, tmp_path: Path, damage: str) -> None:
+    whole = pbf.read_bytes()
+    pbf.write_bytes({"cut": whole[:-30], "nothing": b"", "noise": b"\x00\xff" * 500}[damage])
+    with pytest.raises(LabelError, match=r"region\.osm\.pbf: cannot be read as an OSM extract"):
+        PbfSource(pbf).fetch([TILE], tmp_path)
+
+
+def test_missing_extract(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match=r"gone\.osm\.pbf: no such file"):
+        PbfSource(tmp_path / "gone.osm.pbf").fetch([TILE], tmp_path)
+
+
+def test_extract_behind_a_url(server: Scripted, pbf: Path, tmp_path: Path) -> None:
+    digest = hashlib.md5(pbf.read_bytes()).hexdigest()
+    server.on("/region.osm.pbf", Answer(200, pbf.read_bytes()))
+    found = PbfSource(None, server.url + "/region.osm.pbf", f"md5:{digest}", QUICK).fetch([TILE], tmp_path / "work")
+    local = PbfSource(pbf).fetch([TILE], tmp_path / "work")
+    assert found.report.sha256 == local.report.sha256
+    assert found.report.source == local.report.source
+    assert found.report.requests == 1
+
+
+def test_damaged_download_is_not_kept(server: Scripted, pbf: Path, tmp_path: Path) -> None:
+    page = Answer(200, b"<html>maintenance</html>", {"ETag": '"1"'})
+    server.on("/region.osm.pbf", page, Answer(200, pbf.read_bytes(), {"ETag": '"2"'}))
+    source = PbfSource(None, server.url + "/region.osm.pbf", None, QUICK)
+    with pytest.raises(LabelError, match="cannot be read as an OSM extract"):
+        source.fetch([TILE], tmp_path)
+    assert source.fetch([TILE], tmp_path).report.kept == 2
+    assert "If-None-Match" not in server.asked[1].headers

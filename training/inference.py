@@ -1,0 +1,94 @@
+"""Use of a trained model. MLflow loads a registered one through ``_load_pyfunc``, without pickle."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tasks.errors import TrainingError
+from training.augment import normalise
+from training.data import Batch
+from training.metrics import OverlapCounter, Scores
+from training.model_files import DataFacts, load_files
+
+THRESHOLD = 0.5  # probability from which a pixel counts as building
+
+
+class Predictor:
+    """A network in evaluation mode with the normalisation it was trained with, in float32."""
+
+    def __init__(self, model: nn.Module, facts: DataFacts, *, batch: int, device: torch.device) -> None:
+        """batch: samples to run at once. device: where to run; the network is moved there."""
+        self.facts, self.batch, self.device = facts, batch, device
+        self._model = model.to(device).eval()
+        self._mean = torch.tensor(facts.mean, device=device)
+        self._std = torch.tensor(facts.std, device=device)
+        self._multiple = int(getattr(model, "multiple", 1))
+
+    def predict(self, images: NDArray[np.uint8], params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002 - MLflow passes params
+        """Probability of building, float32 (n, y, x), of images uint8 (n, bands, y, x).
+
+        Raises TrainingError when the images do not fit the network.
+        """
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise TrainingError(
+                f"expected images as uint8 (n, {len(self.facts.bands)}, y, x), got {images.dtype} {images.shape}"
+            )
+        parts = [
+            self.probability(torch.from_numpy(np.ascontiguousarray(images[first : first + self.batch]))).cpu().numpy()
+            for first in range(0, len(images), self.batch)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, *images.shape[2:]), dtype=np.float32)
+
+    def probability(self, images: Tensor) -> Tensor:
+        """As :meth:`predict`, for one batch of tensors; the answer stays on the device."""
+        self.check(images.shape[1], images.shape[2], images.shape[3])
+        with torch.inference_mode():
+            logits: Tensor = self._model(normalise(images.to(self.device), self._mean, self._std))
+            return logits.float().sigmoid()
+
+    def check(self, bands: int, height: int, width: int) -> None:
+        """Raise TrainingError when images of that many bands and pixels do not fit the network."""
+        if bands != len(self.facts.bands):
+            raise TrainingError(
+                f"the model was trained on {len(self.facts.bands)} bands ({', '.join(self.facts.bands)}), "
+                f"the images have {bands}"
+            )
+        check_side(height, width, self._multiple)
+
+
+def check_side(height: int, width: int, multiple: int) -> None:
+    """Raise TrainingError when the sides of an image are not multiples of what the network halves."""
+    if height % multiple or width % multiple:
+        below, above = height // multiple * multiple, -(-height // multiple) * multiple
+        choice = f"{below} or {above}" if below else str(above)
+        raise TrainingError(
+            f"images of {height} x {width} px do not fit the network, halving sides down to 1/{multiple}: they "
+            f"must be multiples of {multiple}; set resize: {choice} in the recipe and build, or use fewer model.widths"
+        )
+
+
+def load_model(folder: Path | str, *, batch: int | None = None, device: str = "cpu") -> Predictor:
+    """The model in a folder that training wrote. Raises TrainingError when a file is missing or damaged.
+
+    batch: samples to run at once, by default as many as in training.
+    """
+    model, config, facts = load_files(Path(folder))
+    return Predictor(model, facts, batch=batch or config.batch, device=torch.device(device))
+
+
+def evaluate(predictor: Predictor, batches: Iterable[Batch], foreground: int) -> Scores:
+    """Scores of a model on samples. foreground: the masks' value for building. Raises TrainingError as ``predict``."""
+    counter = OverlapCounter()
+    for batch in batches:
+        predicted = predictor.probability(batch.images) >= THRESHOLD
+        counter.update(predicted, batch.masks.to(predicted.device) == foreground)
+    return counter.scores()
+
+
+def _load_pyfunc(data_path: str) -> Predictor:
+    return load_model(data_path)

@@ -1,0 +1,72 @@
+"""A trained model on disk: a folder of three plain files, no pickle.
+
+``weights.safetensors`` the network's parameters and buffers, ``config.yaml`` the training configuration,
+``data.json`` what it was trained on (:class:`DataFacts`).
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tasks.errors import TrainingError
+from tasks.strict_yaml import StrictModel, load_strict
+from training.config import TrainingConfig
+from training.models import build_model
+
+WEIGHTS, CONFIG, DATA = "weights.safetensors", "config.yaml", "data.json"
+
+
+class DataFacts(StrictModel):
+    """What a model was trained on, and what it must know about its input."""
+
+    dataset: str
+    version: str
+    snapshot: str
+    recipe_hash: str
+    software_version: str
+    bands: list[str]
+    mean: list[float]  # of each band over the train split, on the scale 0 to 255
+    std: list[float]
+    foreground: int  # the mask's value for building
+    side: int  # pixels along a side of a sample
+    test_split: str  # SHA-256 of the contents of the test split
+
+
+def save_model(folder: Path, model: nn.Module, config: TrainingConfig, facts: DataFacts) -> None:
+    """Write the three files, the weights last and at once, so that a killed run leaves a whole model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    (folder / DATA).write_text(json.dumps(facts.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+    temporary = folder / f"{WEIGHTS}.tmp"
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
+    temporary.replace(folder / WEIGHTS)
+
+
+def load_files(folder: Path) -> tuple[nn.Module, TrainingConfig, DataFacts]:
+    """The network with its weights, its configuration and its data, from a folder of :func:`save_model`.
+
+    Raises TrainingError, or RecipeError for the configuration, when a file is missing, damaged or of another network.
+    """
+    config = load_strict(folder / CONFIG, TrainingConfig)
+    try:
+        facts = DataFacts.model_validate_json((folder / DATA).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"{folder / DATA}: not a model's data file ({_first_line(error)}); train again") from None
+    model = build_model(config.model, len(facts.bands))
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"{folder / WEIGHTS}: damaged, or the weights of another network than {CONFIG} says "
+            f"({_first_line(error)}); train again"
+        ) from None
+    return model, config, facts
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
