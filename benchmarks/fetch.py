@@ -119,9 +119,10 @@ def install_peer() -> Path | None:
     """The Python of a virtual environment that has the peer, or None when it cannot be installed."""
     folder = Path(tempfile.gettempdir()) / f"tilewright-bench-{PEER}-{PEER_VERSION}"
     python = folder / "bin" / "python"
-    if subprocess.run([python, "-c", f"import {PEER}"], capture_output=True).returncode if python.exists() else True:
+    installed = python.exists() and not subprocess.run([python, "-c", f"import {PEER}"], capture_output=True).returncode
+    if not installed:
         venv.create(folder, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "--quiet", f"{PEER}=={PEER_VERSION}"]
+        command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", f"{PEER}=={PEER_VERSION}"]
         if subprocess.run(command, stdout=sys.stderr).returncode:
             return None
     return python
@@ -148,17 +149,18 @@ def time_once(command: list[str | Path]) -> float:
     return float(answer["tiles"] / answer["seconds"])
 
 
-def measure(latency: float, runs: int, peer: Path | None) -> dict[str, list[float]]:
+def measure(latency: float, runs: int, peer: Path | None, root: Path) -> dict[str, list[float]]:
     """Tiles per second of every run, the two clients taking turns."""
-    rates: dict[str, list[float]] = {"tilewright": []} | ({PEER: []} if peer else {})
+    rates: dict[str, list[float]] = {client: [] for client in ("tilewright", *([PEER] if peer else []))}
     with tile_server(latency) as url:
         for _ in range(runs):
-            with tempfile.TemporaryDirectory() as folder:
-                rates["tilewright"].append(time_once([sys.executable, __file__, "--fetch", url, folder]))
-            if peer:
-                with tempfile.TemporaryDirectory() as folder:
+            for client, seen in rates.items():
+                folder = tempfile.mkdtemp(dir=root)
+                if client == PEER and peer:
                     arguments = [url, folder, json.dumps(area_bbox()), str(CONNECTIONS)]
-                    rates[PEER].append(time_once([peer, "-c", _PEER_CODE, *arguments]))
+                    seen.append(time_once([peer, "-c", _PEER_CODE, *arguments]))
+                else:
+                    seen.append(time_once([sys.executable, __file__, "--fetch", url, folder]))
     return rates
 
 
@@ -179,7 +181,11 @@ def main() -> None:
     peer = install_peer()
     if peer is None:
         print(f"{PEER} {PEER_VERSION} could not be installed; only our own figures follow", file=sys.stderr)
-    figures = {f"{round(1000 * latency)} ms": measure(latency, arguments.runs, peer) for latency in (0.0, 0.05)}
+    # Nothing is deleted until the end: ext4 is slow to make files where some were deleted a moment ago.
+    with tempfile.TemporaryDirectory() as root:
+        figures = {
+            f"{round(1000 * latency)} ms": measure(latency, arguments.runs, peer, Path(root)) for latency in (0.0, 0.05)
+        }
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     versions = {"tilewright": version("tilewright"), "aiohttp": version("aiohttp"), "pillow": version("pillow")}
     versions |= {PEER: PEER_VERSION} if peer else {}

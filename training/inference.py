@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ class Predictor:
         self._std = torch.tensor(facts.std, device=device)
         self._multiple = int(getattr(model, "multiple", 1))
 
-    def predict(self, images: NDArray[np.uint8], params: dict[str, Any] | None = None) -> NDArray[np.float32]:  # noqa: ARG002 - MLflow passes params
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probability of building, float32 (n, y, x), of images uint8 (n, bands, y, x).
 
         Raises TrainingError when the images do not fit the network.

@@ -57,22 +57,20 @@ class Registry:
     def __init__(self, tracking_uri: str | None = None) -> None:
         """tracking_uri: by default ``MLFLOW_TRACKING_URI``, else ``sqlite:///mlflow.db`` in the current folder."""
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
-        with self._errors():
+        with self._calls():
             from mlflow import MlflowClient
 
             _quiet()
             if self._database is not None:
                 self._database.parent.mkdir(parents=True, exist_ok=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # MLflow's own use of SQLAlchemy
-                self._client = MlflowClient(self.uri)
+            self._client = MlflowClient(self.uri)
 
     @contextmanager
     def run(self, dataset: str, tags: Mapping[str, str], parameters: Mapping[str, str]) -> Iterator[str]:
         """A run in the experiment named for the dataset; gives its id, and ends as finished or failed."""
-        from mlflow.entities import Param
+        with self._calls():
+            from mlflow.entities import Param
 
-        with self._errors():
             experiment = self._client.get_experiment_by_name(dataset)
             experiment_id = (
                 experiment.experiment_id
@@ -84,23 +82,23 @@ class Registry:
         try:
             yield run_id
         except BaseException:
-            with self._errors():
+            with self._calls():
                 self._client.set_terminated(run_id, "FAILED")
             raise
-        with self._errors():
+        with self._calls():
             self._client.set_terminated(run_id, "FINISHED")
 
     def log_metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
         """Record values of an epoch, or of the whole run as step 0."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
-        with self._errors():
+        with self._calls():
+            from mlflow.entities import Metric
+
             self._client.log_batch(run_id, [Metric(name, value, now, step) for name, value in values.items()])
 
     def register(self, run_id: str, folder: Path, facts: DataFacts, tags: Mapping[str, str]) -> Registered:
         """Store a model folder with its run and register it as the next version of the dataset's model."""
-        with self._errors(), tempfile.TemporaryDirectory() as scratch:
+        with self._calls(), tempfile.TemporaryDirectory() as scratch:
             import mlflow.pyfunc
             from mlflow.models import ModelSignature
             from mlflow.types import Schema, TensorSpec
@@ -111,15 +109,13 @@ class Registry:
                 outputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1))]),
             )
             packed = Path(scratch) / "model"
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", ".*input example", UserWarning)  # the signature says enough
-                mlflow.pyfunc.save_model(
-                    packed,
-                    loader_module="training.inference",
-                    data_path=str(folder),
-                    signature=signature,
-                    pip_requirements=[f"tilewright[train]=={facts.software_version}"],
-                )
+            mlflow.pyfunc.save_model(
+                packed,
+                loader_module="training.inference",
+                data_path=str(folder),
+                signature=signature,
+                pip_requirements=[f"tilewright[train]=={facts.software_version}"],
+            )
             self._client.log_artifacts(run_id, str(packed), "model")
             if not self._client.search_registered_models(f"name = '{facts.dataset}'"):
                 self._client.create_registered_model(facts.dataset)
@@ -131,7 +127,7 @@ class Registry:
 
     def champion(self, name: str) -> Registered | None:
         """The present champion of a dataset, None when there is none."""
-        with self._errors():
+        with self._calls():
             for model in self._client.search_registered_models(f"name = '{name}'"):
                 if CHAMPION in model.aliases:
                     found = self._client.get_model_version_by_alias(name, CHAMPION)
@@ -140,19 +136,19 @@ class Registry:
 
     def crown(self, model: Registered) -> None:
         """Make a model the champion of its dataset."""
-        with self._errors():
+        with self._calls():
             self._client.set_registered_model_alias(model.name, CHAMPION, model.version)
 
     def tag(self, model: Registered, name: str, value: str) -> None:
         """Add a tag to a model version."""
-        with self._errors():
+        with self._calls():
             self._client.set_model_version_tag(model.name, model.version, name, value)
 
     @contextmanager
     def files(self, model: Registered) -> Iterator[Path]:
         """The model's folder, as :func:`training.inference.load_model` reads it, while the context lasts."""
         with tempfile.TemporaryDirectory() as scratch:
-            with self._errors():
+            with self._calls():
                 packed = Path(self._client.download_artifacts(model.run_id, "model", scratch))
             yield next((path for path in (packed / "data").iterdir() if path.is_dir()), packed / "data")
 
@@ -166,19 +162,22 @@ class Registry:
         return (self._database.parent / "mlruns").as_uri() if self._database else None
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _calls(self) -> Iterator[None]:
+        """Around every use of MLflow: its errors become ours, and its warnings, about itself, are not shown."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        from mlflow.exceptions import MlflowException
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from mlflow.exceptions import MlflowException
 
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            text = redact(str(error).strip().partition("\n")[0])
-            raise TrainingError(
-                f"{redact(self.uri)}: MLflow failed ({text}); check MLFLOW_TRACKING_URI, or unset it to use "
-                f"{DEFAULT_TRACKING_URI} here"
-            ) from None
+            try:
+                yield
+            except (MlflowException, OSError) as error:
+                text = redact(str(error).strip().partition("\n")[0])
+                raise TrainingError(
+                    f"{redact(self.uri)}: MLflow failed ({text}); check MLFLOW_TRACKING_URI, or unset it to use "
+                    f"{DEFAULT_TRACKING_URI} here"
+                ) from None
 
 
 def judge(dice: float, test_split: str, present: Registered | None, measure: Callable[[Registered], float]) -> Verdict:

@@ -6,7 +6,7 @@ A few building objects are odd, as they are in the real database:
 
 - ``building_no``: ``building=no``, and no house stands there
 - ``underground``: a car park with ``location=underground``
-- ``demolished``: ``demolished:building=yes``, and the ground is bare
+- ``demolished``: ``demolished:building=yes``, one beside a ``building=yes`` that was left; the ground is bare
 - ``unclosed``: a house whose way does not close, so that it is no area
 - ``bow_tie``: a house whose way crosses itself
 """
@@ -146,11 +146,8 @@ class _Editor:
             written = order.get(house.oddity or "", [*nodes, nodes[0]])
             osm_type, osm_id = "way", self.way(written, house.tags, timestamp, version)
         else:
-            roles = [
-                role
-                for part in get_parts(house.footprint).tolist()
-                for role in ("outer", *("inner" for _ in part.interiors))
-            ]
+            parts = get_parts(house.footprint).tolist()
+            roles = [role for part in parts for role in ("outer", *["inner"] * len(part.interiors))]
             osm_type, osm_id = "relation", self._relation(rings, roles, house.tags, timestamp, version)
         self.data.footprints.append(Footprint(osm_type, osm_id, geometry, house.tags, house.oddity))
 

@@ -9,7 +9,6 @@ from shapely.geometry.polygon import orient
 
 from infra.sandbox import palette
 from infra.sandbox.houses import (
-    Colour,
     Frame,
     House,
     RoofFace,
@@ -18,6 +17,7 @@ from infra.sandbox.houses import (
     gable,
     plan,
     rectangle,
+    rings_of,
     rooftop_units,
 )
 from infra.sandbox.landscape import Landscape, Zone, polygons_of
@@ -277,14 +277,23 @@ def _with_oddities(random: np.random.Generator, landscape: Landscape, houses: li
     """The same houses, some of them told wrongly or of a kind that is no footprint, and an underground car park."""
     plain = [n for n, house in enumerate(houses) if house.tags["building"] in ("house", "detached")]
     rectangles = [n for n in plain if len(rings_of(houses[n].footprint)[0]) == 4]
-    marks = ["building_no", "building_no", "demolished", "demolished", "unclosed", "unclosed", "bow_tie", "bow_tie"]
+    # What is odd, and the tags that say so (None: the house keeps its own).
+    marks: list[tuple[str, dict[str, str] | None]] = [
+        ("building_no", {"building": "no"}),
+        ("building_no", {"building": "no"}),
+        ("demolished", {"demolished:building": "yes"}),
+        ("demolished", {"building": "yes", "demolished:building": "yes"}),
+        ("unclosed", None),
+        ("unclosed", None),
+        ("bow_tie", None),
+        ("bow_tie", None),
+    ]
     chosen = random.choice(len(rectangles), size=len(marks), replace=False)
-    for mark, n in zip(marks, chosen, strict=True):
-        house = houses[rectangles[int(n)]]
-        tags = {"building_no": {"building": "no"}, "demolished": {"demolished:building": "yes"}}.get(mark, house.tags)
-        houses[rectangles[int(n)]] = replace(house, tags=tags, oddity=mark)
+    for (mark, tags), n in zip(marks, chosen.tolist(), strict=True):
+        house = houses[rectangles[n]]
+        houses[rectangles[n]] = replace(house, tags=tags or house.tags, oddity=mark)
     parks = [zone.polygon.buffer(-12) for zone in landscape.zones if zone.kind == "park"]
     underground = max((part for park in parks for part in polygons_of(park)), key=lambda part: part.area)
     box = underground.minimum_rotated_rectangle.buffer(-6, join_style="mitre")
-    tags = {"building": "parking", "location": "underground"}
-    return [*houses, House(box, (), (0, 0, 0), 0.0, tags, oddity="underground")]
+    underground_tags = {"building": "parking", "location": "underground"}
+    return [*houses, House(box, (), (0, 0, 0), 0.0, underground_tags, oddity="underground")]

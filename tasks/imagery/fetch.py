@@ -155,9 +155,10 @@ class Fetcher:
     def fetch(self, tiles: Sequence[Tile], on_batch: Callable[[list[Fetched]], None]) -> FetchSummary:
         """Fetch ``tiles``, a shard or some: all of them are on their way at once.
 
-        What is left of earlier images of these tiles is removed first. ``on_batch`` is called in the calling thread and gets every outcome exactly once, also when this
-        raises: SourceError or CredentialError when the source would refuse every tile alike, DiskError.
-        Such an error ends the other calls under way as well. What ``on_batch`` raises ends this call.
+        What is left of earlier images of these tiles is removed first. ``on_batch`` is called in the
+        calling thread and gets every outcome exactly once, also when this raises: SourceError or
+        CredentialError when the source would refuse every tile alike, DiskError. Such an error ends
+        the other calls under way as well. What ``on_batch`` raises ends this call.
         """
         started = time.monotonic()
         remove_images(self._folder, tiles)
@@ -172,6 +173,8 @@ class Fetcher:
                 pass
             raise
         assert run.task is not None  # set before anything comes out of the outbox
+        if run.task.cancelled():
+            raise RuntimeError("the fetcher was closed during this call")
         run.task.result()
         return FetchSummary(run.requests, run.bytes, time.monotonic() - started, dict(run.counts))
 
@@ -185,7 +188,7 @@ class Fetcher:
             async with asyncio.TaskGroup() as group:
                 for tile in tiles:
                     group.create_task(self._settle(run, tile))
-        except BaseExceptionGroup as errors:
+        except ExceptionGroup as errors:
             error = errors.exceptions[0]
             if isinstance(error, TilewrightError):
                 for other in self._runs - {run}:
@@ -254,7 +257,7 @@ class Fetcher:
         asked = asked_pause(answer.headers, time.time())
         if status == 429:
             tally.throttled += 1
-            self._pacer.pause(backoff(self._policy.backoff, tally.throttled) if asked is None else asked)
+            self._pacer.pause(asked or backoff(self._policy.backoff, tally.throttled))
             raise _RetryError("HTTP 429", 0.0)
         if 400 <= status < 500 and status not in _LATER:
             raise self._source.explain_refusal(status, answer.body, request.url)

@@ -40,6 +40,9 @@ class Workbench(Generic[Item, Result]):
     def _hand_out(self) -> None:
         while self._waiting and self._busy < self._threads:
             batch = [self._waiting.popleft() for _ in range(min(BATCH_ITEMS, len(self._waiting)))]
+            batch = [(item, future) for item, future in batch if not future.done()]  # done: nobody waits any more
+            if not batch:
+                continue
             self._busy += 1
             job = asyncio.get_running_loop().run_in_executor(self._pool, self._run, [item for item, _ in batch])
             job.add_done_callback(lambda job, batch=batch: self._deliver(batch, job))  # type: ignore[misc]
@@ -59,7 +62,7 @@ class Workbench(Generic[Item, Result]):
         self._busy -= 1
         self._hand_out()
         for (_, future), result in zip(batch, job.result(), strict=True):
-            if future.done():  # cancelled
+            if future.done():
                 continue
             if isinstance(result, Exception):
                 future.set_exception(result)

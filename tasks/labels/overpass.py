@@ -27,7 +27,7 @@ import shapely
 from tasks.errors import LabelError, RecipeError
 from tasks.grid import Tile, lonlat_bounds
 from tasks.labels.footprints import Footprints
-from tasks.labels.overpass_answers import discard_broken, write_extract
+from tasks.labels.overpass_answers import count_whole, write_extract
 from tasks.labels.pbf import read_buildings
 from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
 from tasks.secrets import redact
@@ -62,11 +62,11 @@ class OverpassSource:
         settings = _query_settings(self.timeout, self.date)
         what = "\n".join([self.url, settings, *(area.wkt for area in areas)])
         folder = work / "overpass" / hashlib.sha256(what.encode()).hexdigest()[:16]
-        discard_broken(folder)
         gate = _Gate(self.url, self.timeout + _GRACE)
-        with _osmnx(self, settings, folder, gate):
-            for area in areas:
-                self._ask(area, gate)
+        if count_whole(folder) < len(areas):
+            with _osmnx(self, settings, folder, gate):
+                for area in areas:
+                    self._ask(area, gate)
         extract = folder / "answers.osm.pbf"
         try:
             timestamp = write_extract(folder, extract)
@@ -114,12 +114,13 @@ def query_areas(tiles: Sequence[Tile]) -> list[Any]:
     whole = _hull(tiles)
     if _km2(whole) <= MAX_QUERY_KM2:
         return [whole]
-    if len(blocks) > MAX_QUERIES:
+    areas = [_hull(blocks[block]) for block in sorted(blocks)]
+    if len(areas) > MAX_QUERIES or max(_km2(area) for area in areas) > MAX_QUERY_KM2:
         raise LabelError(
-            f"labels: the tiles spread over {len(blocks)} Overpass queries, over the limit of {MAX_QUERIES};"
-            " use labels from a pbf extract, or a smaller area"
+            f"labels: the tiles spread too far for Overpass ({len(areas)} areas; allowed are {MAX_QUERIES} of at most"
+            f" {MAX_QUERY_KM2:,.0f} km2 each); use labels from a pbf extract, or a smaller area"
         )
-    return [_hull(blocks[block]) for block in sorted(blocks)]
+    return areas
 
 
 def _hull(tiles: Sequence[Tile]) -> Any:
@@ -213,8 +214,11 @@ class _Gate:
 
     def wait_for_slot(self) -> None:
         """Wait until the server has a slot for us, as its /status says, but no longer than a query may take."""
+        import osmnx
+
         try:
-            answer = requests.get(f"{self.url}/status", timeout=_GRACE)
+            headers = {"User-Agent": osmnx.settings.http_user_agent}
+            answer = requests.get(f"{self.url}/status", headers=headers, timeout=_GRACE)
         except (requests.ConnectionError, requests.Timeout) as error:
             raise self.lost(error) from error
         self.requests += 1

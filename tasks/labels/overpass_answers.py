@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 
-def discard_broken(folder: Path) -> None:
-    """Remove kept answers that cannot be used: osmnx writes them in place, and a kill may cut one short."""
+def count_whole(folder: Path) -> int:
+    """How many answers are kept, the broken ones removed: osmnx writes in place, and a kill may cut one short."""
+    count = 0
     for path in folder.glob("*.json"):
         try:
             whole = isinstance(json.loads(path.read_text(encoding="utf-8"))["elements"], list)
         except (KeyError, TypeError, ValueError):
             whole = False
-        if not whole:
+        if whole:
+            count += 1
+        else:
             path.unlink()
+    return count
 
 
 def write_extract(folder: Path, path: Path) -> str:

@@ -118,11 +118,11 @@ def read_buildings(path: Path, tiles: Sequence[Tile], work: Path) -> Outlines:
     processor = osmium.FileProcessor(str(path))
     header = processor.header
     stamp = header.get("osmosis_replication_timestamp") or header.get("timestamp")
-    newest: datetime | None = None
+    unknown = newest = datetime.fromtimestamp(0, UTC)
     relations = 0
     factory = osmium.geom.WKBFactory()
     for entity in _buildings(processor, path, work):
-        newest = entity.timestamp if newest is None else max(newest, entity.timestamp)
+        newest = max(newest, entity.timestamp)
         if entity.is_way():
             try:
                 found.add(factory.create_linestring(entity), "way", entity.id, dict(entity.tags))
@@ -135,7 +135,8 @@ def read_buildings(path: Path, tiles: Sequence[Tile], work: Path) -> Outlines:
             found.add(factory.create_multipolygon(entity), "relation", entity.orig_id(), dict(entity.tags))
     found.flush()
     found.incomplete += relations
-    newest = newest or datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    if newest == unknown:  # an extract may leave out when its objects changed
+        newest = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     found.timestamp = stamp or f"{newest:%Y-%m-%dT%H:%M:%SZ}"
     return found
 

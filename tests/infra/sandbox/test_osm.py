@@ -58,7 +58,7 @@ def assert_sound_buildings_are_equal(found: Geometries, truth: dict[tuple[str, i
     wrong = [key for key, footprint in sound.items() if not same(found[key], footprint.geometry)]
     assert wrong == []
     extra = {truth[key].oddity for key in found.keys() - sound.keys()}
-    assert extra <= {"building_no", "underground", "unclosed", "bow_tie"}
+    assert extra <= {"building_no", "underground", "demolished", "unclosed", "bow_tie"}
 
 
 @pytest.mark.parametrize("rate_limit", [True, False])

@@ -56,9 +56,10 @@ def test_answer_with_objects_that_are_none(server: Scripted, tmp_path: Path) -> 
 
 def test_the_second_time_nothing_is_asked(server: Scripted, tmp_path: Path) -> None:
     server.on("/api/interpreter", good())
-    first = source(server).fetch([TILE], tmp_path)
-    again = source(server).fetch([TILE], tmp_path)
-    assert len(server.asked) == 1
+    server.on("/api/status", Answer(200, STATUS))
+    first = source(server, rate_limit=True).fetch([TILE], tmp_path)
+    again = source(server, rate_limit=True).fetch([TILE], tmp_path)
+    assert len(server.asked) == 2
     assert again.report.requests == 0
     assert again.report.sha256 == first.report.sha256
     assert again.report.timestamp == first.report.timestamp
@@ -211,5 +212,9 @@ def test_sites_far_apart_and_beside_the_antimeridian_are_asked_apart() -> None:
 
 def test_a_country_is_refused() -> None:
     tiles = [Tile(10, 500 + step, 350) for step in range(MAX_QUERIES + 1)]
-    with pytest.raises(LabelError, match="17 Overpass queries, over the limit of 16; use labels from a pbf extract"):
+    with pytest.raises(
+        LabelError, match=r"too far for Overpass .17 areas; allowed are 16 .*use labels from a pbf extract"
+    ):
         query_areas(tiles)
+    with pytest.raises(LabelError, match=r"too far for Overpass .1 areas"):
+        query_areas([Tile(5, 16, 11)])

@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,13 @@ def test_damaged_extract_is_named(pbf: Path, tmp_path: Path, damage: str) -> Non
     pbf.write_bytes({"cut": whole[:-30], "nothing": b"", "noise": b"\x00\xff" * 500}[damage])
     with pytest.raises(LabelError, match=r"region\.osm\.pbf: cannot be read as an OSM extract"):
         PbfSource(pbf).fetch([TILE], tmp_path)
+
+
+def test_extract_without_times_is_dated_by_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "old.osm"
+    path.write_text('<osm version="0.6"><node id="1" lat="0" lon="0"/></osm>')
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    assert PbfSource(path).fetch([TILE], tmp_path).report.timestamp == "2023-11-14T22:13:20Z"
 
 
 def test_missing_extract(tmp_path: Path) -> None:
