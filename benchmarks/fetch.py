@@ -5,7 +5,8 @@
 A tile server in its own process serves generated JPEGs at 0 and at 50 ms latency. The two clients take
 turns, each run in a fresh process that times only the fetching; the figures are medians. geomltoolkits is
 installed into a virtual environment of its own under the system's temporary folder; when that does not work,
-only ours are shown. Ours decodes every image and records it in the ledger, which geomltoolkits does not.
+only ours are shown. Ours decodes every image before it keeps it and records it in the ledger. geomltoolkits
+does neither, so its files are also shown validated afterwards with the same function.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from aiohttp import web
 from PIL import Image
 
 from tasks.grid import Tile, lonlat_bounds
+from tasks.imagery.decode import check_image
 from tasks.imagery.fetch import Fetcher, FetchPolicy
 from tasks.imagery.xyz import XyzSource
 from tasks.ledger import Ledger, State
@@ -37,6 +39,7 @@ from tasks.recipe import XyzImagery
 
 PEER = "geomltoolkits"
 PEER_VERSION = "2.1.2"
+PEER_CHECKED = f"{PEER}, then validated"
 CONNECTIONS = 100  # geomltoolkits' default
 FIRST = Tile(18, 131072, 90112)
 SIDE = 32  # tiles along a side of the area
@@ -142,26 +145,37 @@ def tile_server(latency: float) -> Iterator[str]:
 
 
 def time_once(command: list[str | Path]) -> float:
-    """Tiles per second of one client run in a fresh process."""
+    """Seconds of one client run in a fresh process."""
     answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     if answer["tiles"] != SIDE * SIDE:
         raise SystemExit(f"{command[0]} fetched {answer['tiles']} of {SIDE * SIDE} tiles; no figure to compare")
-    return float(answer["tiles"] / answer["seconds"])
+    return float(answer["seconds"])
 
 
 def measure(latency: float, runs: int, peer: Path | None, root: Path) -> dict[str, list[float]]:
     """Tiles per second of every run, the two clients taking turns."""
-    rates: dict[str, list[float]] = {client: [] for client in ("tilewright", *([PEER] if peer else []))}
+    rates: dict[str, list[float]] = (
+        {"tilewright": []} if peer is None else {"tilewright": [], PEER: [], PEER_CHECKED: []}
+    )
+    count = SIDE * SIDE
     with tile_server(latency) as url:
         for _ in range(runs):
-            for client, seen in rates.items():
+            folder = tempfile.mkdtemp(dir=root)
+            rates["tilewright"].append(count / time_once([sys.executable, __file__, "--fetch", url, folder]))
+            if peer:
                 folder = tempfile.mkdtemp(dir=root)
-                if client == PEER and peer:
-                    arguments = [url, folder, json.dumps(area_bbox()), str(CONNECTIONS)]
-                    seen.append(time_once([peer, "-c", _PEER_CODE, *arguments]))
-                else:
-                    seen.append(time_once([sys.executable, __file__, "--fetch", url, folder]))
+                seconds = time_once([peer, "-c", _PEER_CODE, url, folder, json.dumps(area_bbox()), str(CONNECTIONS)])
+                rates[PEER].append(count / seconds)
+                rates[PEER_CHECKED].append(count / (seconds + check_all(Path(folder))))
     return rates
+
+
+def check_all(folder: Path) -> float:
+    """Seconds to validate every image under ``folder`` as the fetcher does, one after the other."""
+    started = time.perf_counter()
+    for path in folder.rglob("*.jpg"):
+        check_image(path.read_bytes(), 256)
+    return time.perf_counter() - started
 
 
 def main() -> None:

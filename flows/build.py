@@ -36,7 +36,7 @@ def _unexpected(_task: Any, _run: Any, state: Any) -> bool:
 
 
 @flow(name="build", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # type: ignore[arg-type]
-def build(recipe: str, store: str | None = None, set: list[str] | None = None) -> BuildSummary:  # noqa: A002 - the deployment's parameter is named as the option
+def build(recipe: str, store: str | None = None, set: list[str] | None = None) -> BuildSummary:
     """Build the next version of a dataset.
 
     recipe: a recipe file, or a name in ``datasets/``. store: a local path or ``s3://bucket/prefix``,
@@ -48,24 +48,19 @@ def build(recipe: str, store: str | None = None, set: list[str] | None = None) -
     logger = get_run_logger()
     with Build(what, target) as run, Stages() as stages:
         run.check_imagery()
-        shards = task(run.plan, name="plan", cache_policy=NO_CACHE)()
+        shards = task(name="plan", cache_policy=NO_CACHE)(run.plan)()
         labels = task(
-            run.take_labels,
-            name="labels",
-            retries=2,
-            retry_delay_seconds=10,
-            retry_condition_fn=_unexpected,
-            cache_policy=NO_CACHE,
-        )()
+            name="labels", retries=2, retry_delay_seconds=10, retry_condition_fn=_unexpected, cache_policy=NO_CACHE
+        )(run.take_labels)()
         logger.info("%d shards, %d footprints (%s)", len(shards), labels.kept, labels.source)
         _each(stages, "select", run.measure, run.to_measure(shards))
         funnel = run.funnel()
         logger.info("the funnel:\n%s", describe_funnel(funnel))
         _each(stages, "fetch", run.fetch, run.to_fetch(shards), retries=2)
         run.check_failures()
-        blocks = task(run.start_version, name="split", cache_policy=NO_CACHE)()
+        blocks = task(name="split", cache_policy=NO_CACHE)(run.start_version)()
         _each(stages, "write", run.write, blocks)
-        summary = task(run.finish, name="commit", cache_policy=NO_CACHE)()
+        summary = task(name="commit", cache_policy=NO_CACHE)(run.finish)()
         run.draw_preview()
     _publish_summary(what.title, target, summary)
     logger.info(
@@ -88,14 +83,13 @@ def _each(stages: Stages, name: str, step: Callable[[Item], Any], items: Sequenc
 
     # The index is the task's only argument: Prefect walks every argument it is given.
     by_shard = task(
-        one,
         name=name,
         task_run_name=f"{name}-{{index}}",
         retries=retries,
         retry_delay_seconds=5,
         retry_condition_fn=_unexpected,
         cache_policy=NO_CACHE,
-    )
+    )(one)
     with stages.stage(name, len(items)) as stage:
         running: deque[Any] = deque()
         for index in range(len(items)):

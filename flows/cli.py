@@ -5,7 +5,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -159,7 +158,7 @@ def sandbox(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to bind.")] = 8787,
     seed: Annotated[int, typer.Option(help="Another seed is another synthetic region.")] = 0,
-    faults: Annotated[str | None, typer.Option(help="Inject a fault mix, for example 'mix'.")] = None,
+    faults: Annotated[str | None, typer.Option(help="Inject a fault mix, for example 'peers'.")] = None,
     latency: Annotated[float, typer.Option(help="Seconds each answer waits.")] = 0.0,
 ) -> None:
     """Serve a synthetic region over the sources' own protocols, for trying things without a token."""

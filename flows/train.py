@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @flow(name="train")
-def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -> "TrainingResult":  # noqa: A002 - as the option
+def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -> "TrainingResult":
     """Train a model on a version of a dataset and register it.
 
     store: ``URI`` or ``URI@VERSION`` (the newest by default; the run is pinned to what it is now).
@@ -25,8 +25,8 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
     configuration = load_config(config, set or [])
     uri, version = parse_reference(store)
     pinned = open_version(uri, version)
-    logger.info("training %s on %s@%s", configuration.name, uri, pinned.version)
-    result = task(fit, name="fit", cache_policy=NO_CACHE)(f"{uri}@{pinned.version}", configuration)
+    logger.info("training %s on %s@%s", config, uri, pinned.version)
+    result = task(name="fit", cache_policy=NO_CACHE)(fit)(f"{uri}@{pinned.version}", configuration)
     create_markdown_artifact(
         key="train-summary",
         markdown="\n".join(

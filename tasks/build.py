@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -30,7 +31,7 @@ from tasks.imagery.decode import decode_rgb, resize_rgb
 from tasks.imagery.fetch import Fetcher, FetchPolicy, FetchSummary, image_path
 from tasks.imagery.source import TermsRecord, check_terms, tile_source
 from tasks.labels.footprints import LabelReport, read_footprints, read_report, write_footprints
-from tasks.labels.source import label_source
+from tasks.labels.source import ANSWERS, label_source
 from tasks.ledger import Density, Ledger, Sample, State
 from tasks.publish import Block, VersionWriter, content_hash, heal_tags, open_or_create, shuffled
 from tasks.rasterize import FootprintIndex, pack_mask, resize_mask, unpack_mask
@@ -126,6 +127,9 @@ class Build:
         with self._ledger() as ledger:
             if ledger.fact("labels_open") == key and self.work.footprints.exists():
                 return read_report(self.work.footprints)
+            if ledger.fact("labels_asked") != key:
+                shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
+                ledger.set_fact("labels_asked", key)
             footprints = label_source(self.recipe).fetch(self._candidates, self.work.labels)
             write_footprints(self.work.footprints, footprints)
             self._spent.labels += footprints.report.requests
@@ -261,6 +265,7 @@ class Build:
             if info is None:
                 raise StoreError(f"{self.store}: no version was written")
             ledger.set_fact("labels_open", "")
+            ledger.set_fact("labels_asked", "")
         splits = {split: len(samples) for split, samples in self._by_split.items()}
         return BuildSummary(
             version=info.version,

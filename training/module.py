@@ -1,6 +1,6 @@
 """The training step, optimiser and schedule, as Lightning wants them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import TrainingError
+from tasks.splits import TRAIN, VALIDATION
 from training.augment import augment, normalise
 from training.config import TrainingConfig
 from training.data import Batch
@@ -23,13 +24,15 @@ NAMED_SAMPLES = 8  # of a bad batch, in the message
 class SegmentationModule(pl.LightningModule):
     """A network learning to tell building from the rest. Batches are :class:`training.data.Batch`."""
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, facts: DataFacts, train_ids: Sequence[str]) -> None:
-        """train_ids: names of the train split's samples, for the message when a loss is not finite."""
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, facts: DataFacts, sample_ids: Mapping[str, Sequence[str]]
+    ) -> None:
+        """sample_ids: names of the samples by split, for the message when a loss is not finite."""
         super().__init__()
         self.model, self.config = model, config
         self.validation_scores: Scores | None = None  # of the last epoch
         self._loss = build_loss(config.loss)
-        self._foreground, self._train_ids = facts.foreground, train_ids
+        self._foreground, self._sample_ids = facts.foreground, sample_ids
         self._generator = torch.Generator().manual_seed(config.seed)
         self._counter = OverlapCounter()
         self.mean: Tensor
@@ -41,16 +44,17 @@ class SegmentationModule(pl.LightningModule):
         """The loss of an augmented batch. Raises TrainingError when it is not finite."""
         images, masks = augment(batch.images, batch.masks, self.config.augmentation, self._generator)
         loss = self._loss(self.model(normalise(images, self.mean, self.std)), masks == self._foreground)
-        if not torch.isfinite(loss):
-            raise self._not_finite(batch, batch_idx)
+        self._check_finite(loss, TRAIN, batch, batch_idx)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
 
-    def validation_step(self, batch: Batch, _batch_idx: int) -> None:
-        """Count the loss and the scores of a batch."""
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the loss and the scores of a batch. Raises TrainingError when the loss is not finite."""
         logits = self.model(normalise(batch.images, self.mean, self.std))
         target = batch.masks == self._foreground
-        self.log(MONITOR, self._loss(logits, target), on_epoch=True, batch_size=len(target))
+        loss = self._loss(logits, target)
+        self._check_finite(loss, VALIDATION, batch, batch_idx)
+        self.log(MONITOR, loss, on_epoch=True, batch_size=len(target))
         self._counter.update(logits.float().sigmoid() >= THRESHOLD, target)
 
     def on_validation_epoch_end(self) -> None:
@@ -72,11 +76,13 @@ class SegmentationModule(pl.LightningModule):
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": MONITOR}}
 
-    def _not_finite(self, batch: Batch, batch_idx: int) -> TrainingError:
-        names = [self._train_ids[row] for row in batch.rows.tolist()]
+    def _check_finite(self, loss: Tensor, split: str, batch: Batch, batch_idx: int) -> None:
+        if torch.isfinite(loss):
+            return
+        names = [self._sample_ids[split][row] for row in batch.rows.tolist()]
         listed = ", ".join(names[:NAMED_SAMPLES])
         more = f" and {len(names) - NAMED_SAMPLES} more" if len(names) > NAMED_SAMPLES else ""
-        return TrainingError(
-            f"the loss is not a finite number in epoch {self.current_epoch + 1}, batch {batch_idx + 1} "
+        raise TrainingError(
+            f"the loss is not a finite number in epoch {self.current_epoch + 1}, {split} batch {batch_idx + 1} "
             f"(samples {listed}{more}); lower optimiser.lr ({self.config.optimiser.lr:g} now), or look at these samples"
         )

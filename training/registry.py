@@ -25,6 +25,7 @@ from training.model_files import DataFacts
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 CHAMPION = "champion"
+FOLDER = "model"  # name of a model's folder, which MLflow keeps
 _SQLITE = "sqlite:///"
 
 
@@ -66,7 +67,7 @@ class Registry:
             self._client = MlflowClient(self.uri)
 
     @contextmanager
-    def run(self, dataset: str, tags: Mapping[str, str], parameters: Mapping[str, str]) -> Iterator[str]:
+    def run(self, dataset: str, name: str, tags: Mapping[str, str], parameters: Mapping[str, str]) -> Iterator[str]:
         """A run in the experiment named for the dataset; gives its id, and ends as finished or failed."""
         with self._calls():
             from mlflow.entities import Param
@@ -77,7 +78,7 @@ class Registry:
                 if experiment
                 else self._client.create_experiment(dataset, artifact_location=self._artifacts)
             )
-            run_id = str(self._client.create_run(experiment_id, tags=dict(tags)).info.run_id)
+            run_id = str(self._client.create_run(experiment_id, tags=dict(tags), run_name=name).info.run_id)
             self._client.log_batch(run_id, params=[Param(name, value) for name, value in parameters.items()])
         try:
             yield run_id
@@ -97,7 +98,7 @@ class Registry:
             self._client.log_batch(run_id, [Metric(name, value, now, step) for name, value in values.items()])
 
     def register(self, run_id: str, folder: Path, facts: DataFacts, tags: Mapping[str, str]) -> Registered:
-        """Store a model folder with its run and register it as the next version of the dataset's model."""
+        """Store a model folder (named ``FOLDER``) with its run; register it as the next version of the model."""
         with self._calls(), tempfile.TemporaryDirectory() as scratch:
             import mlflow.pyfunc
             from mlflow.models import ModelSignature
@@ -150,7 +151,7 @@ class Registry:
         with tempfile.TemporaryDirectory() as scratch:
             with self._calls():
                 packed = Path(self._client.download_artifacts(model.run_id, "model", scratch))
-            yield next((path for path in (packed / "data").iterdir() if path.is_dir()), packed / "data")
+            yield packed / "data" / FOLDER
 
     @property
     def _database(self) -> Path | None:

@@ -29,7 +29,7 @@ from training.metrics import Scores
 from training.model_files import DataFacts, save_model
 from training.models import build_model
 from training.module import MONITOR, SegmentationModule
-from training.registry import Registered, Registry, flat, git_revision, judge
+from training.registry import FOLDER, Registered, Registry, flat, git_revision, judge
 
 FOREGROUND = "building"
 
@@ -45,6 +45,13 @@ class EpochReport:
     validation: Scores
     lr: float
     seconds: float  # of training and validation
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return (
+            f"epoch {self.epoch}/{self.max_epochs}  loss {self.train_loss:.4f}  validation loss "
+            f"{self.validation_loss:.4f} Dice {self.validation.dice:.4f}  lr {self.lr:.2g}  {self.seconds:.1f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,10 @@ def train(
         readers = open_readers(version, config, pin=device == "cuda")
         registry = Registry(tracking_uri)
         tags = describe(facts, config, config_name)
-        run_id = exits.enter_context(registry.run(facts.dataset, tags, flat(config.model_dump(mode="json"))))
-        folder = (out or Path(exits.enter_context(TemporaryDirectory(prefix="tilewright-train-")))) / "model"
+        run_id = exits.enter_context(
+            registry.run(facts.dataset, f"{config_name} on {facts.version}", tags, flat(config.model_dump(mode="json")))
+        )
+        folder = (out or Path(exits.enter_context(TemporaryDirectory(prefix="tilewright-train-")))) / FOLDER
         epochs = _Epochs(folder, config, facts, lambda report: _report(registry, run_id, report, progress))
         fit(model, config, facts, version, readers, device, epochs)
 
@@ -237,7 +246,8 @@ def fit(
     epochs: "_Epochs",
 ) -> None:
     """Run the epochs; ``epochs`` keeps the best weights. Raises TrainingError."""
-    module = SegmentationModule(model, config, facts, version.split(TRAIN).sample_id)
+    ids = {split: version.split(split).sample_id for split in (TRAIN, VALIDATION)}
+    module = SegmentationModule(model, config, facts, ids)
     stop = EarlyStopping(MONITOR, patience=config.stop.patience, min_delta=0.0, check_finite=False)
     with _quiet():
         trainer = pl.Trainer(

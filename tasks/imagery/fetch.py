@@ -34,10 +34,11 @@ __all__ = ["FetchPolicy", "FetchSummary", "Fetcher", "image_path"]
 
 BATCH_TILES = 64
 BATCH_SECONDS = 0.5
+WINDOW = 4  # tiles under way, waits for a retry included, for each connection
 UNREACHED_LIMIT = 8  # failed connections before the first answer after which the server counts as down
 THROTTLED_LIMIT = 20  # answers of 429 to one tile before it counts as failed
 
-CHECKING_THREADS = int(__import__("os").environ.get("TH", "2"))
+CHECKING_THREADS = 2
 MAX_ETAG = 200  # characters
 
 _LATER = {408, 425}  # the client errors that do not say "never"
@@ -153,7 +154,7 @@ class Fetcher:
         await self._session.close()
 
     def fetch(self, tiles: Sequence[Tile], on_batch: Callable[[list[Fetched]], None]) -> FetchSummary:
-        """Fetch ``tiles``, a shard or some: all of them are on their way at once.
+        """Fetch ``tiles``.
 
         What is left of earlier images of these tiles is removed first. ``on_batch`` is called in the
         calling thread and gets every outcome exactly once, also when this raises: SourceError or
@@ -186,8 +187,10 @@ class Fetcher:
         self._runs.add(run)
         try:
             async with asyncio.TaskGroup() as group:
+                window = asyncio.Semaphore(WINDOW * self._policy.connections)
                 for tile in tiles:
-                    group.create_task(self._settle(run, tile))
+                    await window.acquire()
+                    group.create_task(self._settle(run, tile)).add_done_callback(lambda _: window.release())
         except ExceptionGroup as errors:
             error = errors.exceptions[0]
             if isinstance(error, TilewrightError):

@@ -30,6 +30,7 @@ from tasks.labels.footprints import Footprints
 from tasks.labels.overpass_answers import count_whole, write_extract
 from tasks.labels.pbf import read_buildings
 from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+from tasks.labels.source import ANSWERS
 from tasks.secrets import redact
 
 MAX_QUERY_KM2 = 2_500.0  # osmnx's own limit for one query
@@ -61,7 +62,7 @@ class OverpassSource:
         areas = query_areas(tiles)
         settings = _query_settings(self.timeout, self.date)
         what = "\n".join([self.url, settings, *(area.wkt for area in areas)])
-        folder = work / "overpass" / hashlib.sha256(what.encode()).hexdigest()[:16]
+        folder = work / ANSWERS / hashlib.sha256(what.encode()).hexdigest()[:16]
         gate = _Gate(self.url, self.timeout + _GRACE)
         if count_whole(folder) < len(areas):
             with _osmnx(self, settings, folder, gate):

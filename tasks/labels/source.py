@@ -9,6 +9,8 @@ from tasks.grid import Tile
 from tasks.labels.footprints import Footprints
 from tasks.recipe import Recipe
 
+ANSWERS = "answers"
+
 
 class LabelSource(Protocol):
     """A place that footprints come from. Making one does no I/O, and one may be pickled."""
@@ -16,8 +18,9 @@ class LabelSource(Protocol):
     def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
         """The buildings on any of ``tiles`` (of one zoom); ``work`` is a folder for downloads and caches.
 
-        A building whose bounding box touches a tile comes; fewer would be wrong masks. Raises LabelError when the
-        source cannot be read or answers with less than it was asked for.
+        Answers in ``work / ANSWERS`` are taken as they are, so that a killed run goes on; the caller removes them when
+        it wants fresh labels. A building whose bounding box touches a tile comes; fewer would be wrong masks. Raises
+        LabelError when the source cannot be read or answers with less than it was asked for.
         """
 
 

@@ -24,7 +24,7 @@ name: {site}
 title: Buildings of {site}
 area: {{tiles: tiles.txt}}
 grid: {{zoom: {zoom}, tile_size: 256}}
-imagery: {{source: xyz, url: "{url}/{{z}}/{{x}}/{{y}}.png", attribution: "OpenAerialMap contributors", licence: CC-BY-4.0}}
+imagery: {{source: xyz, url: "{url}/{{z}}/{{x}}/{{y}}.png", attribution: OpenAerialMap, licence: CC-BY-4.0}}
 labels: {{source: vector, path: "{footprints}"}}
 classes: [{{name: background, value: 0, color: "#000000"}}, {{name: building, value: 1, color: "#ffffff"}}]
 filter: {{min_building_fraction: 0.15, max_nodata_fraction: 1.0}}

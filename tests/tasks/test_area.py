@@ -75,7 +75,7 @@ def test_over_the_cap_is_refused_before_it_is_enumerated(tmp_path: Path) -> None
         AreaError, match=r"about 6,\d{3},\d{3},\d{3},\d{3} tiles at zoom 22, over limits.max_tiles 1,000"
     ):
         tiles_for(tmp_path, "{bbox: [-90, -80, 90, 80]}", 22, "limits.max_tiles=1000")
-    with pytest.raises(AreaError, match="over limits.max_tiles 10"):
+    with pytest.raises(AreaError, match=r"over limits\.max_tiles 10"):
         tiles_for(tmp_path, "{bbox: [0, 0, 1, 1], sample: 11}", 12, "limits.max_tiles=10")
 
 
