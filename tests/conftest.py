@@ -27,6 +27,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "PREFECT_HOME": folder.name,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_COLORS": "false",
+        # The worker that sends logs would go on trying for a minute after the tests' server has stopped.
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
 

@@ -15,6 +15,9 @@ from PIL import Image
 
 ImageFormat = Literal["jpeg", "png", "webp"]
 
+MAX_PIXELS = 8192 * 8192  # of any image, whatever side was expected
+
+_JPEG_END = b"\xff\xd9"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB\x60\x82"
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
 
@@ -57,8 +60,6 @@ def check_image(data: bytes, pixels: int) -> float:
             image.load()
             return 0.0
         if image.format == "PNG":
-            if _PNG_END not in data:
-                raise BadImageError("truncated image")
             image.verify()
             image = _open(data, pixels)
         image.load()
@@ -96,24 +97,38 @@ def resize_rgb(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _open(data: bytes, pixels: int | None) -> Image.Image:
-    """The image with its header read and its sides checked; no pixel is decoded yet."""
+    """The image with its header read, its sides checked and its end seen; no pixel is decoded yet."""
     form = sniff(data)
     if form is None:
         raise BadImageError("not an image")
-    if form == "webp" and len(data) < 8 + int.from_bytes(data[4:8], "little"):
-        raise BadImageError("truncated image")
+    ended = _has_end(data, form)
     try:
         image = Image.open(io.BytesIO(data), formats=(form.upper(),))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadImageError("image far too large") from None
     except _BROKEN as error:
-        raise _bad(error) from None
+        raise _bad(error) if ended else BadImageError("truncated image") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImageError("image far too large")
     if pixels is not None and image.size != (pixels, pixels):
         raise WrongSizeError(*image.size)
+    if not ended:
+        raise BadImageError("truncated image")
     return image
+
+
+def _has_end(data: bytes, form: ImageFormat) -> bool:
+    """Whether the mark that ends an image of this format is there."""
+    match form:
+        case "jpeg":
+            return data.rfind(_JPEG_END) > 0
+        case "png":
+            return data.rfind(_PNG_END) > 0
+        case "webp":
+            return len(data) >= 8 + int.from_bytes(data[4:8], "little")
 
 
 def _bad(error: Exception) -> BadImageError:
     """The reason in our words: Pillow's differ from format to format and may show bytes of the body."""
-    short = isinstance(error, EOFError) or "truncated" in str(error) or "Truncated" in str(error)
+    short = isinstance(error, EOFError) or "truncated" in str(error).lower()
     return BadImageError("truncated image" if short else "broken image")

@@ -98,7 +98,7 @@ async def ask(session: aiohttp.ClientSession, request: TileRequest, tally: Tally
         raise LostAnswerError("timeout") from None
     except aiohttp.ClientPayloadError:
         raise LostAnswerError("short body") from None
-    except aiohttp.InvalidURL:
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
         raise LostAnswerError("redirect to an invalid URL") from None
     except (aiohttp.ClientConnectionError, ConnectionError):
         raise LostAnswerError("connection lost") from None

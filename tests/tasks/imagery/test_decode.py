@@ -1,6 +1,7 @@
 import io
 import random
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def test_the_first_bytes_tell_the_format(name: str) -> None:
 @pytest.mark.parametrize("data", [b"", b"{}", b"<html>", b"GIF89a", b"RIFF1234WAVE", b"\x89PNG"])
 def test_other_bytes_are_no_image(data: bytes) -> None:
     assert sniff(data) is None
-    with pytest.raises(BadImageError, match="^not an image$"):
+    with pytest.raises(BadImageError, match=r"^not an image$"):
         check_image(data, SIDE)
 
 
@@ -48,16 +49,16 @@ def test_cut_images_are_refused_wherever_they_are_cut(name: str) -> None:
             check_image(data[:length], SIDE)
 
 
-@pytest.mark.parametrize("name", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("name", FORMS)
 def test_half_an_image_is_called_truncated(name: str) -> None:
-    with pytest.raises(BadImageError, match="^truncated image$"):
+    with pytest.raises(BadImageError, match=r"^truncated image$"):
         check_image(FORMS[name][: len(FORMS[name]) // 2], SIDE)
 
 
 def test_a_changed_byte_in_a_png_is_noticed() -> None:
     data = bytearray(FORMS["png"])
     data[len(data) // 2] ^= 1
-    with pytest.raises(BadImageError, match="^broken image$"):
+    with pytest.raises(BadImageError, match=r"^broken image$"):
         check_image(bytes(data), SIDE)
 
 
@@ -76,23 +77,21 @@ def test_what_passes_decodes_and_nothing_but_our_error_comes_out(name: str) -> N
 
 
 def test_another_size_is_told_from_the_header_alone() -> None:
-    with pytest.raises(WrongSizeError, match="^64 x 64 pixels$") as caught:
+    with pytest.raises(WrongSizeError, match=r"^64 x 64 pixels$") as caught:
         check_image(encode(picture(side=64), "PNG")[:100], SIDE)
     assert (caught.value.width, caught.value.height) == (64, 64)
     with pytest.raises(WrongSizeError):
         decode_rgb(FORMS["webp"], 2 * SIDE)
 
 
-@pytest.mark.parametrize("side", [12_000, 60_000])
+@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None:
     header = bytearray(encode(Image.new("1", (8, 8)), "PNG"))
     header[16:24] = side.to_bytes(4, "big") * 2
-    from zlib import crc32
-
     header[29:33] = crc32(header[12:29]).to_bytes(4, "big")
-    with pytest.raises(BadImageError):
+    with pytest.raises(BadImageError, match=r"^image far too large$"):
         check_image(bytes(header), 256)
-    with pytest.raises(BadImageError, match="^image far too large$"):
+    with pytest.raises(BadImageError, match=r"^image far too large$"):
         decode_rgb(bytes(header))
 
 

@@ -56,7 +56,7 @@ def test_the_token_may_come_from_a_prefect_secret(monkeypatch: pytest.MonkeyPatc
 
 def test_a_base_url_that_is_none(source: TileSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAPBOX_API_URL", "api.mapbox.com")
-    with pytest.raises(RecipeError, match="MAPBOX_API_URL: 'api.mapbox.com' is no base URL"):
+    with pytest.raises(RecipeError, match=r"MAPBOX_API_URL: 'api\.mapbox\.com' is no base URL"):
         tile_source(recipe(mapbox()))
 
 

@@ -1,0 +1,203 @@
+"""The command line as a user meets it: outputs, exit codes, and one message instead of a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.sandbox.scripted import Reply, ScriptedServer
+from tasks.store import versions
+from tests.support.builds import contents, run_build
+from tests.support.small import SmallRegion
+
+REPOSITORY = Path(__file__).parents[2]
+KEYS = {"version", "snapshot", "candidates", "selected", "kept", "absent", "failed", "splits", "requests", "seconds"}
+
+
+class Site:
+    """A served region, and the command line run on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.region = SmallRegion(side=8)
+        self.server = ScriptedServer(self._answer, content_type="image/png")
+        self.reply: Reply | None = None
+        self.folder, self.store = folder, folder / "store"
+
+    def _answer(self, key: str) -> bytes | Reply | None:
+        return self.reply or self.region.image(key)
+
+    @property
+    def recipe(self) -> str:
+        return str(self.folder / "small.yaml")
+
+    def build(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return tilewright("build", self.recipe, "--store", str(self.store), *words)
+
+
+def tilewright(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "flows.cli", *words]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env={**os.environ, **environment}
+    )
+
+
+def assert_told(result: "subprocess.CompletedProcess[str]", *parts: str, code: int = 1) -> None:
+    """One message on stderr, no traceback, nothing on stdout."""
+    told = " ".join(result.stderr.split())
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert told.startswith("error: ")
+    for part in parts:
+        assert part in told
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    found = Site(tmp_path)
+    with found.server as server:
+        found.region.write_recipe(tmp_path, server.url, "description: for the command line")
+        yield found
+
+
+@pytest.mark.server
+def test_build_twice_with_json(site: Site, prefect_server: str) -> None:
+    first = site.build("--json")
+    assert first.returncode == 0, first.stderr
+    summary = json.loads(first.stdout)
+    assert summary.keys() >= KEYS
+    assert (summary["version"], summary["new"], summary["kept"]) == ("v1", True, len(site.region.selected))
+    assert sum(summary["splits"].values()) == summary["kept"]
+    assert summary["requests"] == {"imagery": len(site.region.selected), "labels": 0}
+    second = json.loads(site.build("--json").stdout)
+    assert (second["version"], second["new"], second["requests"]["imagery"]) == ("v1", False, 0)
+    listed = tilewright("versions", str(site.store))
+    assert "v1" in listed.stdout
+    assert json.loads(tilewright("versions", str(site.store), "--json").stdout)["versions"][0]["version"] == "v1"
+    assert contents(site.store) == contents_of_a_plain_build(site)
+
+
+def contents_of_a_plain_build(site: Site) -> dict[str, tuple[str, bytes, bytes]]:
+    run_build(Path(site.recipe), site.folder / "plain")
+    return contents(site.folder / "plain")
+
+
+@pytest.mark.server
+def test_build_for_a_person(site: Site, prefect_server: str) -> None:
+    result = site.build("--set", "splits.by=tile")
+    assert result.returncode == 0, result.stderr
+    assert "new version v1" in result.stdout
+    assert "train 34, validation 7, test 7" in result.stdout
+    assert (site.folder / "store.work" / "preview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plan_asks_for_no_imagery(site: Site) -> None:
+    result = tilewright("plan", site.recipe, "--store", str(site.store))
+    assert result.returncode == 0, result.stderr
+    assert "candidate tiles" in result.stdout
+    assert "imagery requests" in result.stdout
+    assert site.server.requests == []
+    plan = json.loads(tilewright("plan", site.recipe, "--store", str(site.store), "--json").stdout)
+    assert plan["funnel"]["selected"] == plan["estimate"]["requests"] == len(site.region.selected)
+    assert not site.store.exists()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("override", "parts", "code"),
+    [
+        ("grid.zom=3", ["--set grid.zom: unknown key; did you mean 'zoom'?"], 2),
+        ("grid.zoom=99", ["--set grid.zoom: input should be less than or equal to 24 (got 99)"], 2),
+        ("area.bbox=[0, 86, 1, 87]", ["the area is empty"], 2),
+        ("limits.max_tiles=10", ["the area holds about 64 tiles at zoom 16, over limits.max_tiles 10"], 2),
+        ("filter.min_building_fraction=0.9", ["no tile passes the filter", "64 candidate tiles", "would pass"], 1),
+        ("labels.path=none.geojson", ["none.geojson", "no such file"], 1),
+        ("imagery.url=http://127.0.0.1:9/{z}/{x}/{y}.png", ["cannot reach http://127.0.0.1:9"], 1),
+        ("imagery={source: mapbox}", ["terms", "imagery.accept_terms: true"], 1),
+        ("imagery={source: mapbox, accept_terms: true}", ["no Mapbox token", "MAPBOX_ACCESS_TOKEN"], 1),
+    ],
+)
+def test_bad_input_is_told(site: Site, prefect_server: str, override: str, parts: list[str], code: int) -> None:
+    assert_told(site.build("--set", override, "--json"), *parts, code=code)
+    assert not site.store.exists()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(
+    ("reply", "parts"),
+    [
+        (Reply(401, b'{"message":"Not Authorized - Invalid Token"}'), ["HTTP 401", "Not Authorized - Invalid Token"]),
+        (Reply(404, b'{"message":"Tileset a.b does not exist"}'), ["HTTP 404", "Tileset a.b does not exist"]),
+        (Reply(200, b"<html>hello</html>", content_type="text/html"), ["images failed", "not an image (text/html)"]),
+    ],
+)
+def test_a_refusing_server_is_told(site: Site, prefect_server: str, reply: Reply, parts: list[str]) -> None:
+    site.reply = reply
+    assert_told(site.build("--set", "imagery.attempts=1"), *parts)
+    assert not site.store.exists()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("content", ["{", '{"type": "FeatureCollection", "features": ['])
+def test_a_corrupted_geojson_is_told(site: Site, prefect_server: str, content: str) -> None:
+    (site.folder / "buildings.geojson").write_text(content)
+    assert_told(site.build(), "buildings.geojson")
+
+
+@pytest.mark.server
+def test_a_corrupted_pbf_is_told(site: Site, prefect_server: str) -> None:
+    (site.folder / "bad.osm.pbf").write_bytes(b"\x00\x00\x00\x0dnot a pbf at all" * 50)
+    assert_told(site.build("--set", "labels={source: pbf, path: bad.osm.pbf}"), "bad.osm.pbf")
+
+
+@pytest.mark.server
+def test_a_store_of_another_recipe_is_told_and_kept(site: Site, prefect_server: str) -> None:
+    run_build(Path(site.recipe), site.store)
+    assert_told(site.build("--set", "resize=64"), "holds another recipe: resize is 32 there and 64 here")
+    assert [info.version for info in versions(str(site.store))] == ["v1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts", "code"),
+    [
+        (["build", "osm-mars"], ["osm-mars: neither a recipe file nor a name in ./datasets", "osm-france"], 2),
+        (["plan", "nowhere.yaml"], ["nowhere.yaml: no such recipe file"], 2),
+        (["versions", "nowhere"], ["nowhere: no store there"], 1),
+        (["bild"], ["No such command 'bild'"], 2),
+        (["build"], ["Missing argument"], 2),
+        (["sandbox", "--faults", "earthquake"], ["earthquake", "peers"], 1),
+    ],
+)
+def test_a_bad_command_is_told(words: list[str], parts: list[str], code: int) -> None:
+    assert_told(tilewright(*words), *parts, code=code)
+
+
+@pytest.mark.server
+def test_a_token_appears_nowhere(site: Site, prefect_server: str, tmp_path: Path) -> None:
+    secret = "pk.marked0token0that0must0not0leak"
+    overrides = ["--set", f"imagery.url={site.server.url}/{{z}}/{{x}}/{{y}}.png?access_token={{token}}"]
+    site.reply = None
+    environment = {"MY_TOKEN": secret, "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    words = ["build", site.recipe, "--store", str(site.store), "--set", "imagery.token_env=MY_TOKEN", *overrides]
+    good = tilewright(*words, **environment)
+    assert good.returncode == 0, good.stderr
+    site.reply = Reply(403, f'{{"message":"Forbidden {secret}"}}'.encode())
+    refused = tilewright(*words[:3], str(site.folder / "second"), *words[4:], **environment)
+    assert refused.returncode == 1
+    assert "Forbidden" in refused.stderr
+    written = [path for path in (*tmp_path.rglob("*"), *Path(os.environ["PREFECT_HOME"]).rglob("*")) if path.is_file()]
+    assert len(written) > 20
+    leaks = [path for path in written if secret.encode() in path.read_bytes()]
+    assert leaks == []
+    assert secret not in good.stdout + good.stderr + refused.stdout + refused.stderr
+
+
+def test_the_help_names_every_command() -> None:
+    result = tilewright("--help")
+    assert result.returncode == 0
+    for command in ("build", "plan", "versions", "train", "run", "sandbox"):
+        assert command in result.stdout
