@@ -31,10 +31,7 @@ def full_block() -> list[Tile]:
 def chequered(blocks: int) -> list[Tile]:
     """Every second tile of ``blocks`` blocks in a row, which makes full shards of 512 tiles."""
     return [
-        Tile(FIRST.z, FIRST.x + x, FIRST.y + y)
-        for x in range(blocks * BLOCK)
-        for y in range(BLOCK)
-        if (x + y) % 2 == 0
+        Tile(FIRST.z, FIRST.x + x, FIRST.y + y) for x in range(blocks * BLOCK) for y in range(BLOCK) if (x + y) % 2 == 0
     ]
 
 
@@ -53,7 +50,7 @@ def buildings(tiles: Sequence[Tile]) -> NDArray[np.object_]:
     kind = random.uniform(0, 1, n)
     to_degrees = pyproj.Transformer.from_crs("EPSG:3857", "EPSG:4326", always_xy=True)
 
-    def ring(i: int, shape: list[tuple[float, float]]) -> NDArray[np.float64]:
+    def ring(i: int, shape: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
         cos, sin = np.cos(turn[i]), np.sin(turn[i])
         points = np.array(shape) * half[i] @ np.array([[cos, sin], [-sin, cos]])
         return np.asarray(points + centres[i])

@@ -4,7 +4,8 @@ The rule is GDAL's: a pixel belongs to a polygon when its centre does. Holes sta
 of a MultiPolygon is drawn.
 """
 
-from collections.abc import Sequence
+import threading
+from typing import Any
 
 import numpy as np
 import rasterio.features
@@ -14,31 +15,58 @@ from rasterio import Affine
 
 from tasks.grid import Tile, mercator, tile_bounds
 
+# rasterio changes the process's warning filters while it rasterizes, which threads must not do at once.
+_RASTERIZING = threading.Lock()
+
 
 class FootprintIndex:
     """Footprints in EPSG:3857 with a spatial index; read-only, so threads may share it."""
 
     def __init__(self, footprints: NDArray[np.object_]) -> None:
         """``footprints``: shapely Polygons and MultiPolygons in EPSG:4326, valid."""
-        self._geometry = shapely.transform(np.asarray(footprints, dtype=object), mercator)
-        self._tree = shapely.STRtree(self._geometry)
+        shapes = shapely.transform(np.asarray(footprints, dtype=object), mercator)
+        polygons = shapely.get_parts(shapes)
+        self._count = len(shapes)
+        self._tree = shapely.STRtree(polygons)
+        # Every vertex in one array, with where each ring and each polygon's rings begin: asking shapely for
+        # the coordinates of one polygon after the other takes longer than GDAL takes to draw them.
+        self._vertices = shapely.get_coordinates(polygons)
+        self._ring_starts: list[int] = []
+        self._polygon_starts: list[int] = []
+        if len(polygons):
+            _, _, (rings, parts) = shapely.to_ragged_array(polygons)
+            self._ring_starts, self._polygon_starts = rings.tolist(), parts.tolist()
 
     def __len__(self) -> int:
-        return len(self._geometry)
+        return self._count
 
     def mask(self, tile: Tile, pixels: int) -> NDArray[np.bool_]:
         """Building pixels of ``tile`` as bool (pixels, pixels); row 0 is the northern edge."""
         bounds = tile_bounds(tile)
-        found = self._geometry[np.sort(self._tree.query(shapely.box(*bounds)))]
+        found = self._tree.query(shapely.box(*bounds))
         if not len(found):
             return np.zeros((pixels, pixels), dtype=np.bool_)
         west, _, east, north = bounds
         size = (east - west) / pixels
+        polygons = [self._polygon(int(index)) for index in found]
         transform = Affine(size, 0.0, west, 0.0, -size, north)
-        burnt: NDArray[np.uint8] = rasterio.features.rasterize(
-            found, out_shape=(pixels, pixels), transform=transform, dtype="uint8"
-        )
-        return burnt.astype(np.bool_)
+        with _RASTERIZING:
+            polygons = [self._polygon(int(index)) for index in found]
+        transform = Affine(size, 0.0, west, 0.0, -size, north)
+        with _RASTERIZING:
+            burnt: NDArray[np.uint8] = rasterio.features.rasterize(
+                polygons, out_shape=(pixels, pixels), transform=transform, dtype="uint8"
+            )
+        return burnt.view(np.bool_)  # every pixel is 0 or 1
+
+    def _polygon(self, index: int) -> dict[str, Any]:
+        """A polygon as GeoJSON writes it."""
+        starts = self._ring_starts
+        rings = range(self._polygon_starts[index], self._polygon_starts[index + 1])
+        return {
+            "type": "Polygon",
+            "coordinates": [self._vertices[starts[ring] : starts[ring + 1]].tolist() for ring in rings],
+        }
 
 
 def pack_mask(mask: NDArray[np.bool_]) -> bytes:
@@ -57,8 +85,3 @@ def resize_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     rows = ((np.arange(side) + 0.5) * mask.shape[0] / side).astype(np.intp)
     columns = ((np.arange(side) + 0.5) * mask.shape[1] / side).astype(np.intp)
     return mask[np.ix_(rows, columns)]
-
-
-def building_fractions(masks: Sequence[NDArray[np.bool_]]) -> list[float]:
-    """Share of building pixels in each mask, 0 to 1."""
-    return [float(np.count_nonzero(mask)) / mask.size for mask in masks]

@@ -7,6 +7,7 @@ in the caller's thread, to be put in the ledger.
 
 import asyncio
 import hashlib
+import os
 import re
 import threading
 import time
@@ -38,7 +39,7 @@ WINDOW = 4  # tiles under way, waits for a retry included, for each connection
 UNREACHED_LIMIT = 8  # failed connections before the first answer after which the server counts as down
 THROTTLED_LIMIT = 20  # answers of 429 to one tile before it counts as failed
 
-CHECKING_THREADS = 2
+CHECKING_THREADS = max(2, min(8, os.cpu_count() or 1))
 MAX_ETAG = 200  # characters
 
 _LATER = {408, 425}  # the client errors that do not say "never"

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-BATCH_ITEMS = 16
+BATCH_ITEMS = 32
 
 
 class Workbench(Generic[Item, Result]):
