@@ -8,7 +8,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import icechunk
 import numpy as np
@@ -49,26 +49,32 @@ class Block:
     samples: tuple[Sample, ...]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Moments:
-    """Exact sums over the train split, so the statistics do not depend on the order of writing."""
+    """Exact sums over images, so the statistics do not depend on the order of writing."""
 
-    count: int = 0
-    total: NDArray[np.int64] | None = None
-    squares: NDArray[np.int64] | None = None
+    pixels: int
+    total: NDArray[np.int64]
+    squares: NDArray[np.int64]
 
-    def add(self, images: NDArray[np.uint8]) -> None:
-        values = images.astype(np.int64)
-        total, squares = values.sum(axis=(0, 2, 3)), (values * values).sum(axis=(0, 2, 3))
-        self.total = total if self.total is None else self.total + total
-        self.squares = squares if self.squares is None else self.squares + squares
-        self.count += images.shape[0] * images.shape[2] * images.shape[3]
+    @classmethod
+    def of(cls, images: NDArray[np.uint8]) -> Self:
+        """Sums over images (n, band, y, x)."""
+        total, squares = np.zeros(len(BANDS), dtype=np.int64), np.zeros(len(BANDS), dtype=np.int64)
+        for image in images:  # one after the other, so that what is widened stays in the processor's cache
+            values = image.reshape(len(BANDS), -1).astype(np.uint16)  # which holds the square of a byte
+            total += values.sum(axis=1, dtype=np.int64)
+            squares += (values * values).sum(axis=1, dtype=np.int64)
+        return cls(images.shape[0] * images.shape[2] * images.shape[3], total, squares)
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(self.pixels + other.pixels, self.total + other.total, self.squares + other.squares)
 
     def mean_std(self) -> tuple[list[float], list[float]]:
-        if self.total is None or self.squares is None:
+        if self.pixels == 0:
             return [0.0] * len(BANDS), [1.0] * len(BANDS)
-        mean = self.total / self.count
-        variance = np.maximum(self.squares / self.count - mean * mean, 0.0)
+        mean = self.total / self.pixels
+        variance = np.maximum(self.squares / self.pixels - mean * mean, 0.0)
         return [float(value) for value in mean], [float(value) for value in np.sqrt(variance)]
 
 
@@ -116,7 +122,9 @@ class VersionWriter:
     ) -> None:
         """Start a version with these samples by split, images of ``side`` x ``side`` pixels."""
         self.uri, self._repository = uri, repository
-        self._moments, self._moments_lock = _Moments(), threading.Lock()
+        self._side = side
+        self._moments = _Moments.of(np.empty((0, len(BANDS), side, side), dtype=np.uint8))
+        self._moments_lock = threading.Lock()
         with store_errors(uri):
             self._session = repository.writable_session(BRANCH)
             self._root = zarr.create_group(self._session.store, overwrite=True)
@@ -129,17 +137,19 @@ class VersionWriter:
 
     def write(self, block: Block, read: ReadSample) -> None:
         """Write a block's images (uint8 band, y, x) and masks (uint8 y, x), as ``read`` gives them."""
-        pairs = [read(sample.tile) for sample in block.samples]
-        images = np.stack([image for image, _ in pairs])
-        masks = np.stack([mask for _, mask in pairs])
+        images = np.empty((len(block.samples), len(BANDS), self._side, self._side), dtype=np.uint8)
+        masks = np.empty((len(block.samples), self._side, self._side), dtype=np.uint8)
+        for i, sample in enumerate(block.samples):
+            images[i], masks[i] = read(sample.tile)
         image_array, mask_array = self._arrays[block.split]
-        end = block.start + len(pairs)
+        end = block.start + len(block.samples)
         with store_errors(self.uri):
             image_array[block.start : end] = images
             mask_array[block.start : end] = masks
         if block.split == TRAIN:
+            moments = _Moments.of(images)
             with self._moments_lock:
-                self._moments.add(images)
+                self._moments += moments
 
     def commit(self, attributes: Mapping[str, Any]) -> VersionInfo:
         """Commit and tag the version. ``attributes`` become root attributes, with what only the writer knows."""

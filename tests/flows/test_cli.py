@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.sandbox.faults import FaultMix
 from infra.sandbox.scripted import Reply, ScriptedServer
 from tasks.store import versions
 from tests.support.builds import contents, run_build
@@ -84,6 +85,25 @@ def test_build_twice_with_json(site: Site, prefect_server: str) -> None:
 def contents_of_a_plain_build(site: Site) -> dict[str, tuple[str, bytes, bytes]]:
     run_build(Path(site.recipe), site.folder / "plain")
     return contents(site.folder / "plain")
+
+
+@pytest.mark.server
+def test_the_fault_mix_over_1024_tiles(tmp_path: Path, prefect_server: str) -> None:
+    """What no peer survives: 23 tiles absent, 139 spoiled twice in four ways. All valid or absent, and told so."""
+    region = SmallRegion(side=32)
+    keys = [f"/{tile.name}.png" for tile in region.tiles]
+    with ScriptedServer(region.image, faults=FaultMix.exact(keys), content_type="image/png") as server:
+        recipe = region.write_recipe(tmp_path, server.url, "filter: {min_building_fraction: 0.0}")
+        words = ["build", str(recipe), "--store", str(tmp_path / "store"), "--json"]
+        first = tilewright(*words)
+        assert first.returncode == 0, first.stderr
+        summary = json.loads(first.stdout)
+        assert (summary["candidates"], summary["selected"], summary["kept"]) == (1024, 1024, 1001)
+        assert (summary["absent"], summary["failed"]) == (23, 0)
+        assert summary["requests"]["imagery"] == len(server.requests) == 1024 + 2 * 139
+        server.reset()
+        again = json.loads(tilewright(*words).stdout)
+        assert (again["version"], again["new"], len(server.requests)) == ("v1", False, 0)
 
 
 @pytest.mark.server

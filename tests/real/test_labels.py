@@ -3,13 +3,15 @@
 from pathlib import Path
 
 import mercantile
+import numpy as np
 import pytest
 import shapely
 
-from tasks.grid import Tile
+from tasks.grid import Tile, mercator, tile_bounds, tile_span
 from tasks.labels.footprints import read_footprints, write_footprints
 from tasks.labels.pbf import PbfSource
 from tasks.labels.vector import VectorSource
+from tasks.rasterize import FootprintIndex
 
 pytestmark = pytest.mark.real
 
@@ -68,3 +70,33 @@ def test_footprints_of_a_drone_site(
     assert (found.report.read, found.report.kept, found.report.repaired) == (count, count, repaired)
     assert (found.osm_id == 0).sum() == nameless
     assert shapely.is_valid(found.geometry).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "box", "at_least"),
+    [
+        ("Helsinki.osm.pbf", (24.9, 60.1, 25.0, 60.25), 60),
+        ("monaco-latest.osm.pbf", (7.3, 43.6, 7.6, 43.8), 15),
+    ],
+)
+def test_courtyards_are_open_in_the_masks(
+    shared_data: Path, tmp_path: Path, name: str, box: tuple[float, float, float, float], at_least: int
+) -> None:
+    found = PbfSource(shared_data / "osm" / name).fetch(tiles(*box), tmp_path)
+    index = FootprintIndex(found.geometry)
+    tree = shapely.STRtree(found.geometry)
+    seen = 0
+    for building in found.geometry:
+        for part in shapely.get_parts(building):
+            for ring in part.interiors:
+                middle = shapely.polygons(ring).representative_point()
+                if len(tree.query(middle, predicate="intersects")):
+                    continue  # another building stands in the courtyard
+                cell = mercantile.tile(middle.x, middle.y, 20)
+                mask = index.mask(Tile(20, cell.x, cell.y), 256)
+                west, _, _, north = tile_bounds(Tile(20, cell.x, cell.y))
+                x, y = mercator(np.array([[middle.x, middle.y]]))[0]
+                size = tile_span(20) / 256
+                assert not mask[int((north - y) / size), int((x - west) / size)]
+                seen += 1
+    assert seen >= at_least
