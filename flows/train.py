@@ -6,6 +6,10 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.progress import Stages
+from tasks.store import open_version, parse_reference
+from tasks.workdir import WorkDir
+
 if TYPE_CHECKING:
     from training.train import TrainingResult
 
@@ -17,8 +21,9 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
     store: ``URI`` or ``URI@VERSION`` (the newest by default; the run is pinned to what it is now).
     config: a name in ``training/configs`` or a file. set: ``key=value`` changes to it.
     """
-    from tasks.store import open_version, parse_reference
     from training.config import load_config
+    from training.pictures import predictions_picture
+    from training.train import EpochReport
     from training.train import train as fit
 
     logger = get_run_logger()
@@ -26,7 +31,18 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
     uri, version = parse_reference(store)
     pinned = open_version(uri, version)
     logger.info("training %s on %s@%s", config, uri, pinned.version)
-    result = task(name="fit", cache_policy=NO_CACHE)(fit)(f"{uri}@{pinned.version}", configuration)
+    folder = WorkDir(uri).root
+    with Stages() as stages, stages.stage("epochs", configuration.stop.max_epochs) as stage:
+
+        def after_epoch(report: EpochReport) -> None:
+            logger.info("%s", report)
+            stage.advance()
+
+        fit_task = task(name="fit", cache_policy=NO_CACHE)(fit)
+        result = fit_task(
+            f"{uri}@{pinned.version}", configuration, config_name=config, out=folder, progress=after_epoch
+        )
+    predictions_picture(f"{uri}@{pinned.version}", result.checkpoint, folder / "predictions.png")
     create_markdown_artifact(
         key="train-summary",
         markdown="\n".join(
@@ -34,8 +50,9 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
                 f"# {result.model_name} version {result.model_version}" + (" is champion" if result.champion else ""),
                 "",
                 f"- dataset `{uri}@{pinned.version}`, snapshot `{pinned.snapshot}`",
-                f"- test Dice {result.dice:.3f}, Jaccard {result.jaccard:.3f}",
+                f"- test Dice {result.dice:.3f}, Jaccard {result.jaccard:.3f} ({result.champion_reason})",
                 f"- {result.epochs} epochs, {result.images_per_second:.0f} images/s, {result.seconds:.0f} s",
+                f"- pictures of test samples: `{folder / 'predictions.png'}`",
             ]
         ),
     )

@@ -283,13 +283,9 @@ class Build:
 
     def draw_preview(self, count: int = 8) -> None:
         """Draw the first samples of the train split and their masks into the work directory."""
-        samples = self._by_split[TRAIN][:count]
-        color = next(entry.color for entry in self.recipe.classes if entry.name == "building")
+        samples = {sample.tile: sample for sample in self._by_split[TRAIN][:count]}
         with self._ledger() as ledger:
-            by_tile = {sample.tile: sample for sample in samples}
-            draw_samples(
-                self.work.preview, [self._read_sample(ledger, by_tile, sample.tile) for sample in samples], color
-            )
+            draw_samples(self.work.preview, [self._read_sample(ledger, samples, tile) for tile in samples])
 
     # ---- what the steps share ------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from tasks.store import (
 # Chosen by benchmarks/reader.py; docs/architecture.md has the figures.
 SAMPLES_PER_CHUNK = 16
 IMAGE_CODEC = ZstdCodec(level=1)
+WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
 BLOCK_SAMPLES = 256  # samples a write task holds in memory
 BANDS = ("red", "green", "blue")
 
@@ -194,6 +195,7 @@ def _create_split(
         chunks=(chunk, bands, side, side),
         dtype="uint8",
         compressors=[IMAGE_CODEC],
+        config=WRITE_ALL,
         dimension_names=["sample", "band", "y", "x"],
         attributes={"long_name": "image", "bands": list(BANDS), "coordinates": "sample_id"},
     )
@@ -203,6 +205,7 @@ def _create_split(
         chunks=(chunk, side, side),
         dtype="uint8",
         compressors=[IMAGE_CODEC],
+        config=WRITE_ALL,
         dimension_names=["sample", "y", "x"],
         attributes={"long_name": "class mask", "coordinates": "sample_id"},
     )

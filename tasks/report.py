@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from tasks.ledger import Ledger, State
 from tasks.recipe import MapboxImagery, Recipe
@@ -19,6 +19,7 @@ MAPBOX_DOLLARS_PER_1000 = 0.25
 ASSUMED_TILE_BYTES = 21_000
 # Measured by benchmarks/fetch.py over a connection with 50 ms latency.
 ASSUMED_TILES_PER_SECOND = 800.0
+OVERLAY = np.array([235.0, 40.0, 110.0])  # a red that no roof has
 BUILDS_PER_SECOND = 500.0  # rasterize, decode and write, on two cores (benchmarks/build.py)
 
 
@@ -111,31 +112,24 @@ def estimate(funnel: Funnel, recipe: Recipe, mean_bytes: float | None) -> Estima
     )
 
 
-def draw_samples(
-    path: Path, samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], color: str, columns: int = 4
-) -> None:
+def draw_samples(path: Path, samples: Sequence[tuple[NDArray[np.uint8], NDArray[np.uint8]]], columns: int = 4) -> None:
     """Write a PNG of samples: each image (uint8 band, y, x) above itself with its mask (uint8 y, x) laid over.
 
-    ``color``: #rrggbb of the overlay for every mask value but 0.
+    Samples smaller than 256 px are enlarged by a whole factor. No samples, no picture.
     """
     if not samples:
         return
-    side, gap = samples[0][0].shape[-1], 6
+    scale = max(1, 256 // samples[0][0].shape[-1])
+    side, gap = samples[0][0].shape[-1] * scale, 6
     rows = -(-len(samples) // columns)
-    width, height = columns * (side + gap) + gap, rows * (2 * side + 2 * gap) + gap
-    sheet = Image.new("RGB", (width, height), "#ffffff")
-    draw = ImageDraw.Draw(sheet)
-    tint = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, rows * (2 * side + 2 * gap) + gap), "#ffffff")
     for i, (image, mask) in enumerate(samples):
         x = gap + (i % columns) * (side + gap)
         y = gap + (i // columns) * (2 * side + 2 * gap)
         pixels = np.moveaxis(image, 0, -1)
-        inside = mask != 0
-        laid = pixels.astype(np.float32)
-        laid[inside] = 0.45 * laid[inside] + 0.55 * tint
-        sheet.paste(Image.fromarray(pixels), (x, y))
-        sheet.paste(Image.fromarray(laid.astype(np.uint8)), (x, y + side))
-        draw.rectangle((x, y, x + side - 1, y + 2 * side - 1), outline="#444444")
+        laid = np.where(mask[..., None] != 0, 0.45 * pixels + 0.55 * OVERLAY, pixels).astype(np.uint8)
+        pair = np.concatenate((pixels, laid))
+        sheet.paste(Image.fromarray(pair).resize((side, 2 * side), Image.Resampling.NEAREST), (x, y))
     temporary = path.with_suffix(".tmp.png")
     sheet.save(temporary, optimize=True)
     temporary.replace(path)

@@ -155,7 +155,8 @@ def store_errors(uri: str) -> Iterator[None]:
         text = redact(_plain(str(error)))
         if "No space left" in text or "StorageFull" in text:
             raise DiskError(f"{uri}: the disk is full; free space and run the same command again") from None
-        raise StoreError(f"{uri}: {text}") from None
+        hint = "; check the bucket, the AWS_* credentials and AWS_ENDPOINT_URL" if local_path(uri) is None else ""
+        raise StoreError(f"{uri}: {text}{hint}") from None
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise DiskError(f"{uri}: the disk is full; free space and run the same command again") from None

@@ -4,16 +4,15 @@ import os
 import socket
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra import processes
+from tests.support.servers import wait_until_it_answers
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
-_SERVER_START_SECONDS = 120.0
 _KEPT = {"TILEWRIGHT_REQUIRE_REAL", "TILEWRIGHT_SHARED_DATA"}
 
 
@@ -77,11 +76,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         refresh_global_settings_context()
         server = processes.start(command, cwd=home, env=os.environ, log=log)
         try:
-            deadline = time.monotonic() + _SERVER_START_SECONDS
-            while not processes.answers(f"{url}/health"):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the Prefect server did not start; its log ends:\n{processes.tail(log)}")
-                time.sleep(0.2)
+            wait_until_it_answers(f"{url}/health", server, log)
             yield url
         finally:
             processes.stop(server)

@@ -1,8 +1,8 @@
 """Reading a split of a pinned dataset version as batches, in a shuffled order that the seed alone decides.
 
 The order of an epoch shuffles chunks, then the samples inside a window of chunks (:func:`epoch_order`), so
-that every chunk is fetched and decoded once an epoch and at most two windows are in memory. Worker threads
-decode the chunks ahead of the batch that needs them. A split that fits in memory is read once; it is then
+that every chunk is fetched and decoded once an epoch, and what is in memory is a window and a few chunks that
+worker threads decode ahead of the batch that needs them. A split that fits in memory is read once; it is then
 walked in the same order, so that training does not depend on the memory of the machine.
 """
 
@@ -23,7 +23,7 @@ from tasks.store import SplitArrays, store_errors
 
 Cache = Literal["auto", "host", "none"]
 
-CACHED_SHARE_OF_FREE_MEMORY = 0.5
+CACHED_SHARE_OF_FREE_MEMORY = 0.3  # of each split, and there are three
 READ_AHEAD_CHUNKS = 8
 
 
@@ -77,8 +77,8 @@ class SplitReader:
 
         batch: samples of a batch; the last of an epoch may have fewer. window: samples shuffled among each
         other, which also bounds the memory of a split that is not kept. cache: ``host`` keeps the split in
-        memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most half of the free
-        memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
+        memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most 30% of the
+        free memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
         copies to a GPU. name: the store, for error messages.
         """
         self._image, self._mask = arrays.image, arrays.mask
@@ -164,8 +164,9 @@ class SplitReader:
 
 
 def free_memory() -> int:
-    """Bytes of memory that are free now, as the system says."""
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Bytes of memory that are free now; all there is, where the system does not say (macOS)."""
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def content_digest(arrays: SplitArrays, name: str = "store") -> str:

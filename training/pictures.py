@@ -34,7 +34,12 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
 def draw_sheet(
     path: Path, images: NDArray[np.uint8], truth: NDArray[np.bool_], predicted: NDArray[np.bool_], color: str
 ) -> None:
-    """Write the sheet. images: uint8 (n, 3, y, x). truth, predicted: bool (n, y, x). color: #rrggbb."""
+    """Write the sheet. images: uint8 (n, 3, y, x). truth, predicted: bool (n, y, x). color: #rrggbb.
+
+    Samples smaller than 256 px are enlarged by a whole factor.
+    """
+    scale = max(1, 256 // images.shape[-1])
+    images, truth, predicted = (array.repeat(scale, -1).repeat(scale, -2) for array in (images, truth, predicted))
     count, _, height, width = images.shape
     columns = len(TITLES)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, HEADER + count * (height + GAP)), "#ffffff")

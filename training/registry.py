@@ -185,21 +185,21 @@ def judge(dice: float, test_split: str, present: Registered | None, measure: Cal
     """Whether a model with this test Dice becomes champion; it must beat the present one on the same test split.
 
     test_split: digest of the test split that ``dice`` is from. measure: Dice of the present champion on that
-    test split; asked only when its recorded one is from another. Raises nothing of its own: a champion that
+    test split; asked only when none is recorded for it. Raises nothing of its own: a champion that
     cannot be measured there stays, and the reason says so.
     """
     if present is None:
         return Verdict(True, "first model of this dataset")
-    if present.tags.get("test_split") == test_split:
+    if present.tags.get("test_split") == test_split and "test_dice" in present.tags:
         theirs, how = float(present.tags["test_dice"]), "on the same test split"
     else:
         try:
-            theirs, how = measure(present), "measured again on this version's test split"
+            theirs, how = measure(present), "measured on this version's test split"
         except (TrainingError, RecipeError) as error:
             return Verdict(
                 False,
-                f"the champion, version {present.version}, was measured on another test split and cannot be run on "
-                f"this one ({error}); move the alias by hand if this model is to replace it",
+                f"the champion, version {present.version}, has no test Dice on this test split and cannot be run on "
+                f"it ({error}); move the alias by hand if this model is to replace it",
             )
     better = dice > theirs
     comparison = f"test Dice {dice:.4f} against {theirs:.4f} of version {present.version}, {how}"

@@ -10,7 +10,7 @@ from tasks.recipe import load_recipe
 from tasks.store import open_version
 
 
-def run_build(recipe: Path, store: Path, overrides: Sequence[str] = ()) -> BuildSummary:
+def run_build(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> BuildSummary:
     """The steps of the flow, one after the other, in this thread."""
     with Build(load_recipe(recipe, overrides), str(store)) as run:
         run.check_imagery()
@@ -27,7 +27,7 @@ def run_build(recipe: Path, store: Path, overrides: Sequence[str] = ()) -> Build
         return run.finish()
 
 
-def contents(store: Path, version: str | None = None) -> dict[str, tuple[str, bytes, bytes]]:
+def contents(store: Path | str, version: str | None = None) -> dict[str, tuple[str, bytes, bytes]]:
     """By sample id: split, image bytes and mask bytes."""
     opened = open_version(str(store), version)
     found = {}

@@ -35,7 +35,12 @@ def test_only_a_better_model_replaces_the_champion(dice: float, champion: bool) 
 def test_on_another_test_split_the_champion_is_measured_again(measured: float, champion: bool) -> None:
     verdict = judge(0.6, "other", PRESENT, lambda present: measured if present is PRESENT else 1.0)
     assert verdict.champion is champion
-    assert "measured again" in verdict.reason
+    assert "measured on this version" in verdict.reason
+
+
+def test_a_champion_without_a_recorded_dice_is_measured() -> None:
+    by_hand = Registered("town", "2", "run", {"test_split": "same"})
+    assert judge(0.6, "same", by_hand, lambda _: 0.5).champion
 
 
 def test_a_champion_that_cannot_be_measured_stays() -> None:
@@ -44,7 +49,7 @@ def test_a_champion_that_cannot_be_measured_stays() -> None:
 
     verdict = judge(0.99, "other", PRESENT, fails)
     assert not verdict.champion
-    assert "cannot be run on this one (the model was trained on 4 bands)" in verdict.reason
+    assert "cannot be run on it (the model was trained on 4 bands)" in verdict.reason
 
 
 def test_what_is_recorded(version: DatasetVersion, tiny: TrainingConfig, tracking: str, tmp_path: Path) -> None:
@@ -110,10 +115,10 @@ def test_a_version_with_another_test_split(tiny: TrainingConfig, tracking: str, 
     assert not second.champion
     with Registry(tracking).files(Registered("town", "1", first.run_id, {})) as folder:
         theirs = _dice_on(folder, store, "v2")
-    assert f"{second.dice:.4f} against {theirs:.4f} of version 1, measured again" in second.champion_reason
+    assert f"{second.dice:.4f} against {theirs:.4f} of version 1, measured on this" in second.champion_reason
     third = train(f"{store}@v3", tiny.replaced(model={"name": "unet", "widths": [4, 8]}), tracking_uri=tracking)
     assert not third.champion
-    assert "cannot be run on this one (images of 30 x 30 px" in third.champion_reason
+    assert "cannot be run on it (images of 30 x 30 px" in third.champion_reason
 
 
 def _dice_on(folder: Path, store: str, version: str) -> float:
