@@ -39,7 +39,8 @@ def draw_sheet(
     Samples smaller than 256 px are enlarged by a whole factor.
     """
     scale = max(1, 256 // images.shape[-1])
-    images, truth, predicted = (array.repeat(scale, -1).repeat(scale, -2) for array in (images, truth, predicted))
+    images = images.repeat(scale, -1).repeat(scale, -2)
+    truth, predicted = (mask.repeat(scale, -1).repeat(scale, -2) for mask in (truth, predicted))
     count, _, height, width = images.shape
     columns = len(TITLES)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, HEADER + count * (height + GAP)), "#ffffff")
