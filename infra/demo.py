@@ -215,7 +215,7 @@ def directions(demo: Demo) -> str:
     return f"""
 Dataset  {STORE}
          .venv/bin/tilewright versions {STORE}
-Picture  {STORE}.work/preview.png
+Pictures {STORE}.work/preview.png (samples), {STORE}.work/predictions.png (test samples)
 Prefect  {demo.page} once started again:
          PREFECT_HOME=$PWD/{home} .venv/bin/prefect server start --host 127.0.0.1 --port {demo.port}
 MLflow   http://127.0.0.1:5000 once started:
