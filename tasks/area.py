@@ -204,10 +204,15 @@ def _look_up(place: str) -> Any:
     by_id = re.fullmatch(r"[RWN]\d+", place) is not None
     try:
         found = osmnx.geocode_to_gdf(place, by_osmid=by_id)
-    except (requests.RequestException, ValueError, TypeError) as error:  # osmnx's own errors are ValueErrors
+    except requests.RequestException as error:
+        raise AreaError(
+            f"area.place {place!r} could not be looked up at Nominatim ({type(error).__name__}); "
+            "check the connection and run the same command again, or give area.bbox or area.geojson"
+        ) from None
+    except (ValueError, TypeError) as error:  # osmnx's own errors are ValueErrors
         raise AreaError(
             f"area.place {place!r} was not found ({redact(str(error))}); "
-            "check the name or the connection, or give area.bbox or area.geojson"
+            "check the name, or give area.bbox or area.geojson"
         ) from None
     polygons = [part for part in _flat_parts(found.geometry.iloc[0]) if part.geom_type == "Polygon"]
     if not polygons:

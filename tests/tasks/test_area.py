@@ -3,7 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import mercantile
+import osmnx
 import pytest
+import requests
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,7 +129,6 @@ def test_a_feature_collection_is_united(tmp_path: Path) -> None:
 
 def test_a_place_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import geopandas
-    import osmnx
 
     asked: list[tuple[str, bool]] = []
 
@@ -141,14 +142,21 @@ def test_a_place_is_looked_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert asked == [("R42", True)]
 
 
-def test_an_unknown_place_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import osmnx
-
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (osmnx._errors.InsufficientResponseError("0 results"), r"was not found \(0 results\); check the name"),
+        (requests.ConnectionError("refused"), r"could not be looked up at Nominatim \(ConnectionError\)"),
+    ],
+)
+def test_a_place_that_is_not_had_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
     def geocode(place: str, by_osmid: bool) -> Any:
-        raise osmnx._errors.InsufficientResponseError("Nominatim geocoder returned 0 results")
+        raise error
 
     monkeypatch.setattr(osmnx, "geocode_to_gdf", geocode)
-    with pytest.raises(AreaError, match=r"area.place 'Atlantis' was not found .* or give area.bbox"):
+    with pytest.raises(AreaError, match=rf"area.place 'Atlantis' {message}.* or give area.bbox"):
         tiles_for(tmp_path, "{place: Atlantis}")
 
 
