@@ -81,9 +81,10 @@ def test_a_picture_of_predictions(folder: Path, version: DatasetVersion, tmp_pat
     path = tmp_path / "sheet.png"
     predictions_picture(version.uri, folder, path, count=3)
     sheet = np.asarray(Image.open(path))
-    assert sheet.shape == (20 + 3 * 38, 3 * 38 + 6, 3)
+    assert sheet.shape == (20 + 3 * 262, 3 * 262 + 6, 3)  # 32 px are shown at eight times their size
     first = np.moveaxis(np.asarray(version.split("test").image[0]), 0, -1)
-    assert np.array_equal(sheet[20:52, 6:38], first)
+    assert np.array_equal(sheet[20:276:8, 6:262:8], first)
     truth = np.asarray(version.split("test").mask[0]) == 3
-    assert (sheet[20:52, 44:76][truth] == (255, 170, 0)).all()
-    assert (sheet[20:52, 44:76][~truth] == 0).all()
+    shown = sheet[20:276:8, 268:524:8]
+    assert (shown[truth] == (255, 170, 0)).all()
+    assert (shown[~truth] == 0).all()
