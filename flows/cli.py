@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tasks.errors import TilewrightError
+from tasks.errors import DeploymentError, TilewrightError
 from tasks.secrets import redact
 
 app = typer.Typer(
@@ -183,7 +183,15 @@ def _in_process(call: Callable[[], Result]) -> Result:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    return call()
+    try:
+        return call()
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise DeploymentError(
+            f"{str(error).splitlines()[0]}; start that Prefect server, or unset PREFECT_API_URL (and choose a Prefect "
+            "profile without one) to have the run start a server of its own"
+        ) from None
 
 
 if __name__ == "__main__":

@@ -216,6 +216,12 @@ def test_a_token_appears_nowhere(site: Site, prefect_server: str, tmp_path: Path
     assert secret not in good.stdout + good.stderr + refused.stdout + refused.stderr
 
 
+def test_a_prefect_server_that_is_down_is_told(site: Site) -> None:
+    result = tilewright("build", site.recipe, "--store", str(site.store), PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert_told(result, "Failed to reach API at http://127.0.0.1:9/api", "unset PREFECT_API_URL")
+    assert site.server.requests == []
+
+
 def test_the_help_names_every_command() -> None:
     result = tilewright("--help")
     assert result.returncode == 0
