@@ -1,6 +1,6 @@
 """Fetch, validate, write and record 1,024 tiles of 21 KB: ours against geomltoolkits, on the same machine.
 
-    python benchmarks/fetch.py [--json]
+    python -m benchmarks.fetch [--runs 5] [--json]
 
 A tile server in its own process serves generated JPEGs at 0 and at 50 ms latency. The two clients take
 turns, each run in a fresh process that times only the fetching; the figures are medians. geomltoolkits is
@@ -13,24 +13,21 @@ import argparse
 import asyncio
 import io
 import json
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from aiohttp import web
 from PIL import Image
 
-from tasks.grid import Tile, lonlat_bounds
+from benchmarks import machine
+from benchmarks.region import full_block
+from tasks.grid import lonlat_bounds
 from tasks.imagery.decode import check_image
 from tasks.imagery.fetch import Fetcher, FetchPolicy
 from tasks.imagery.xyz import XyzSource
@@ -41,8 +38,6 @@ PEER = "geomltoolkits"
 PEER_VERSION = "2.1.2"
 PEER_CHECKED = f"{PEER}, then validated"
 CONNECTIONS = 100  # geomltoolkits' default
-FIRST = Tile(18, 131072, 90112)
-SIDE = 32  # tiles along a side of the area
 IMAGE_BYTES = 21_000
 
 _PEER_CODE = """
@@ -58,15 +53,11 @@ print(json.dumps({"seconds": seconds, "tiles": len(list(Path(out).rglob("*.jpg")
 """
 
 
-def area() -> list[Tile]:
-    """The tiles to fetch."""
-    return [Tile(FIRST.z, FIRST.x + column, FIRST.y + row) for column in range(SIDE) for row in range(SIDE)]
-
-
 def area_bbox() -> list[float]:
     """West, south, east, north of the area in degrees, drawn in so that no neighbouring tile is touched."""
-    west, _, _, north = lonlat_bounds(FIRST)
-    _, south, east, _ = lonlat_bounds(Tile(FIRST.z, FIRST.x + SIDE - 1, FIRST.y + SIDE - 1))
+    tiles = full_block()
+    west, _, _, north = lonlat_bounds(tiles[0])
+    _, south, east, _ = lonlat_bounds(tiles[-1])
     return [west + 1e-5, south + 1e-5, east - 1e-5, north - 1e-5]
 
 
@@ -108,7 +99,7 @@ async def serve(latency: float) -> None:
 def fetch_ours(url: str, folder: Path) -> dict[str, float]:
     """Seconds to fetch, validate, write and record the area, and how many tiles were kept."""
     source = XyzSource(XyzImagery(source="xyz", url=url), tile_pixels=256)
-    tiles = area()
+    tiles = full_block()
     with Ledger(folder / "ledger.sqlite") as ledger:
         ledger.set_candidates(tiles)
         started = time.perf_counter()
@@ -118,24 +109,13 @@ def fetch_ours(url: str, folder: Path) -> dict[str, float]:
         return {"seconds": seconds, "tiles": ledger.counts()[State.KEPT]}
 
 
-def install_peer() -> Path | None:
-    """The Python of a virtual environment that has the peer, or None when it cannot be installed."""
-    folder = Path(tempfile.gettempdir()) / f"tilewright-bench-{PEER}-{PEER_VERSION}"
-    python = folder / "bin" / "python"
-    installed = python.exists() and not subprocess.run([python, "-c", f"import {PEER}"], capture_output=True).returncode
-    if not installed:
-        venv.create(folder, with_pip=True, clear=True)
-        command: list[str | Path] = [python, "-m", "pip", "install", "--quiet", f"{PEER}=={PEER_VERSION}"]
-        if subprocess.run(command, stdout=sys.stderr).returncode:
-            return None
-    return python
-
-
 @contextmanager
 def tile_server(latency: float) -> Iterator[str]:
     """The URL template of a running tile server."""
-    command = [sys.executable, __file__, "--serve", str(latency)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "benchmarks.fetch", "--serve", str(latency)]
+    with subprocess.Popen(
+        command, cwd=machine.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         try:
@@ -144,11 +124,11 @@ def tile_server(latency: float) -> Iterator[str]:
             process.communicate(timeout=30)
 
 
-def time_once(command: list[str | Path]) -> float:
+def time_once(command: Sequence[str | Path]) -> float:
     """Seconds of one client run in a fresh process."""
-    answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
-    if answer["tiles"] != SIDE * SIDE:
-        raise SystemExit(f"{command[0]} fetched {answer['tiles']} of {SIDE * SIDE} tiles; no figure to compare")
+    answer = machine.run_child(command)
+    if answer["tiles"] != len(full_block()):
+        raise SystemExit(f"{command[0]} fetched {answer['tiles']} of {len(full_block())} tiles; no figure to compare")
     return float(answer["seconds"])
 
 
@@ -157,11 +137,13 @@ def measure(latency: float, runs: int, peer: Path | None, root: Path) -> dict[st
     rates: dict[str, list[float]] = (
         {"tilewright": []} if peer is None else {"tilewright": [], PEER: [], PEER_CHECKED: []}
     )
-    count = SIDE * SIDE
+    count = len(full_block())
     with tile_server(latency) as url:
         for _ in range(runs):
             folder = tempfile.mkdtemp(dir=root)
-            rates["tilewright"].append(count / time_once([sys.executable, __file__, "--fetch", url, folder]))
+            rates["tilewright"].append(
+                count / time_once([sys.executable, "-m", "benchmarks.fetch", "--fetch", url, folder])
+            )
             if peer:
                 folder = tempfile.mkdtemp(dir=root)
                 seconds = time_once([peer, "-c", _PEER_CODE, url, folder, json.dumps(area_bbox()), str(CONNECTIONS)])
@@ -192,31 +174,23 @@ def main() -> None:
     if arguments.fetch:
         print(json.dumps(fetch_ours(arguments.fetch[0], Path(arguments.fetch[1]))))
         return
-    peer = install_peer()
-    if peer is None:
-        print(f"{PEER} {PEER_VERSION} could not be installed; only our own figures follow", file=sys.stderr)
+    peer = machine.peer_python(PEER, PEER_VERSION, PEER)
     # Nothing is deleted until the end: ext4 is slow to make files where some were deleted a moment ago.
     with tempfile.TemporaryDirectory() as root:
         figures = {
             f"{round(1000 * latency)} ms": measure(latency, arguments.runs, peer, Path(root)) for latency in (0.0, 0.05)
         }
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    versions = {"tilewright": version("tilewright"), "aiohttp": version("aiohttp"), "pillow": version("pillow")}
-    versions |= {PEER: PEER_VERSION} if peer else {}
+    found = machine.versions("aiohttp", "pillow") | ({PEER: PEER_VERSION} if peer else {})
     if arguments.json:
-        print(json.dumps({"machine": machine, "versions": versions, "tiles_per_second": figures}))
+        print(json.dumps({"machine": machine.machine(), "versions": found, "tiles_per_second": figures}))
         return
-    named = ", ".join(f"{name} {number}" for name, number in versions.items())
-    print(f"{SIDE * SIDE} tiles, {CONNECTIONS} connections, median of {arguments.runs} runs (least to most)")
-    print(f"{machine}; {named}\n")
-    print("| tiles/s | " + " | ".join(f"{latency} latency" for latency in figures) + " |")
-    print("|---|" + "---|" * len(figures))
-    for client in next(iter(figures.values())):
-        cells = (
-            f"{statistics.median(r[client]):,.0f} ({min(r[client]):,.0f}-{max(r[client]):,.0f})"
-            for r in figures.values()
-        )
-        print(f"| {client} | " + " | ".join(cells) + " |")
+    print(f"{len(full_block()):,} tiles, {CONNECTIONS} connections, median of {arguments.runs} runs (least-most)")
+    print(f"{machine.described(found)}\n")
+    rows = [
+        [client, *(machine.spread(rates[client]) for rates in figures.values())]
+        for client in next(iter(figures.values()))
+    ]
+    print(machine.table(["tiles/s", *(f"{latency} latency" for latency in figures)], rows))
 
 
 if __name__ == "__main__":

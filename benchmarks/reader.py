@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from zarr.codecs import BloscCodec, ZstdCodec
 
+from benchmarks import machine
 from infra.sandbox.region import FIRST_TILE_Z18
 from infra.sandbox.render import Renderer
 from infra.sandbox.world import build_world
@@ -205,7 +206,8 @@ def main() -> None:
     options = parser.parse_args()
     arrays = make_samples(options.samples, options.side)
     raw = sum(part.nbytes for part in arrays)
-    print(f"{options.samples} samples of {options.side} px, {raw / 1e6:,.0f} MB, {os.cpu_count()} cores\n")
+    print(f"{options.samples:,} samples of {options.side} px, {raw / 1e6:,.0f} MB; median of {options.repeat} epochs")
+    print(f"{machine.described(machine.versions('torch', 'zarr', 'icechunk', 'pillow'))}\n")
     print("| layout | images/s | one image (ms) | write (s) | MB | files | largest file (KB) |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for layout in LAYOUTS:

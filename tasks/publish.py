@@ -35,7 +35,8 @@ from tasks.store import (
 SAMPLES_PER_CHUNK = 16
 IMAGE_CODEC = ZstdCodec(level=1)
 WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
-BLOCK_SAMPLES = 256  # samples a write task holds in memory
+BLOCK_SAMPLES = 512  # samples of a write task
+HELD_SAMPLES = 64  # of these, how many a write task holds in memory at once; whole chunks
 BANDS = ("red", "green", "blue")
 
 ReadSample = Callable[[Tile], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -138,16 +139,21 @@ class VersionWriter:
 
     def write(self, block: Block, read: ReadSample) -> None:
         """Write a block's images (uint8 band, y, x) and masks (uint8 y, x), as ``read`` gives them."""
-        images = np.empty((len(block.samples), len(BANDS), self._side, self._side), dtype=np.uint8)
-        masks = np.empty((len(block.samples), self._side, self._side), dtype=np.uint8)
-        for i, sample in enumerate(block.samples):
+        for first in range(0, len(block.samples), HELD_SAMPLES):
+            samples = block.samples[first : first + HELD_SAMPLES]
+            self._write_samples(block.split, block.start + first, samples, read)
+
+    def _write_samples(self, split: str, start: int, samples: Sequence[Sample], read: ReadSample) -> None:
+        images = np.empty((len(samples), len(BANDS), self._side, self._side), dtype=np.uint8)
+        masks = np.empty((len(samples), self._side, self._side), dtype=np.uint8)
+        for i, sample in enumerate(samples):
             images[i], masks[i] = read(sample.tile)
-        image_array, mask_array = self._arrays[block.split]
-        end = block.start + len(block.samples)
+        image_array, mask_array = self._arrays[split]
+        end = start + len(samples)
         with store_errors(self.uri):
-            image_array[block.start : end] = images
-            mask_array[block.start : end] = masks
-        if block.split == TRAIN:
+            image_array[start:end] = images
+            mask_array[start:end] = masks
+        if split == TRAIN:
             moments = _Moments.of(images)
             with self._moments_lock:
                 self._moments += moments
