@@ -147,8 +147,7 @@ class Build:
         """Rasterize a shard's footprints and record densities and masks; returns how many tiles pass."""
         pixels, minimum = self.recipe.grid.tile_size, self.recipe.filter.min_building_fraction
         densities = []
-        for tile in shard.tiles:
-            mask = self._index.mask(tile, pixels)
+        for tile, mask in zip(shard.tiles, self._index.masks(shard.tiles, pixels), strict=True):
             bits = pack_mask(mask)
             fraction = float(np.count_nonzero(mask)) / mask.size
             densities.append(

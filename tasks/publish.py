@@ -14,7 +14,7 @@ import icechunk
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 
 from tasks.errors import StoreError
 from tasks.grid import Tile, lonlat_bounds
@@ -33,7 +33,8 @@ from tasks.store import (
 
 # Chosen by benchmarks/reader.py; docs/architecture.md has the figures.
 SAMPLES_PER_CHUNK = 16
-IMAGE_CODEC = ZstdCodec(level=1)
+IMAGE_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)
+MASK_CODEC = ZstdCodec(level=1)
 WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
 BLOCK_SAMPLES = 512  # samples of a write task
 HELD_SAMPLES = 64  # of these, how many a write task holds in memory at once; whole chunks
@@ -210,7 +211,7 @@ def _create_split(
         shape=(n, side, side),
         chunks=(chunk, side, side),
         dtype="uint8",
-        compressors=[IMAGE_CODEC],
+        compressors=[MASK_CODEC],
         config=WRITE_ALL,
         dimension_names=["sample", "y", "x"],
         attributes={"long_name": "class mask", "coordinates": "sample_id"},

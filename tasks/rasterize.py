@@ -5,9 +5,11 @@ of a MultiPolygon is drawn.
 """
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import rasterio
 import rasterio.features
 import shapely
 from numpy.typing import NDArray
@@ -15,7 +17,8 @@ from rasterio import Affine
 
 from tasks.grid import Tile, mercator, tile_bounds
 
-# rasterio changes the process's warning filters while it rasterizes, which threads must not do at once.
+# rasterio changes the process's warning filters while it rasterizes, which threads must not do at once; and it holds
+# the interpreter for most of the time, so that threads taking turns tile by tile are slower than one after the other.
 _RASTERIZING = threading.Lock()
 
 
@@ -42,21 +45,26 @@ class FootprintIndex:
 
     def mask(self, tile: Tile, pixels: int) -> NDArray[np.bool_]:
         """Building pixels of ``tile`` as bool (pixels, pixels); row 0 is the northern edge."""
+        return self.masks([tile], pixels)[0]
+
+    def masks(self, tiles: Sequence[Tile], pixels: int) -> list[NDArray[np.bool_]]:
+        """The mask of each tile. One thread draws at a time."""
+        with _RASTERIZING, rasterio.Env():
+            return [self._draw(tile, pixels) for tile in tiles]
+
+    def _draw(self, tile: Tile, pixels: int) -> NDArray[np.bool_]:
         bounds = tile_bounds(tile)
         found = self._tree.query(shapely.box(*bounds))
         if not len(found):
             return np.zeros((pixels, pixels), dtype=np.bool_)
         west, _, east, north = bounds
         size = (east - west) / pixels
-        polygons = [self._polygon(int(index)) for index in found]
-        transform = Affine(size, 0.0, west, 0.0, -size, north)
-        with _RASTERIZING:
-            polygons = [self._polygon(int(index)) for index in found]
-        transform = Affine(size, 0.0, west, 0.0, -size, north)
-        with _RASTERIZING:
-            burnt: NDArray[np.uint8] = rasterio.features.rasterize(
-                polygons, out_shape=(pixels, pixels), transform=transform, dtype="uint8"
-            )
+        burnt: NDArray[np.uint8] = rasterio.features.rasterize(
+            [self._polygon(int(index)) for index in found],
+            out_shape=(pixels, pixels),
+            transform=Affine(size, 0.0, west, 0.0, -size, north),
+            dtype="uint8",
+        )
         return burnt.view(np.bool_)  # every pixel is 0 or 1
 
     def _polygon(self, index: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import zlib
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -49,16 +50,15 @@ def sniff(data: bytes) -> ImageFormat | None:
 def check_image(data: bytes, pixels: int) -> float:
     """Read the image to its end; the share (0 to 1) of its pixels that are nodata, which is alpha 0.
 
-    A JPEG is decoded at an eighth of its size: every coded block is read, only the inverse transform is
+    A JPEG is decoded at an eighth of its size: every coded block is read, only most of the inverse transform is
     spared. A PNG's checksums are verified. Raises WrongSizeError before anything is decoded when the
     header does not say ``pixels`` x ``pixels``, BadImageError when the image is cut short or broken.
     """
+    if _plain_jpeg(data, pixels):
+        _decode_jpeg(data, least=max(1, pixels // 8))
+        return 0.0
     image = _open(data, pixels)
     try:
-        if image.format == "JPEG":
-            image.draft("L", (max(1, pixels // 8), max(1, pixels // 8)))
-            image.load()
-            return 0.0
         if image.format == "PNG":
             image.verify()
             image = _open(data, pixels)
@@ -72,9 +72,12 @@ def check_image(data: bytes, pixels: int) -> float:
 
 def decode_rgb(data: bytes, pixels: int | None = None) -> NDArray[np.uint8]:
     """Decode to (3, height, width) uint8, red first. Alpha is dropped, not blended; of 16 bits the upper 8 are kept.
+    The array is a view of one whose channels come last, to be copied where it goes.
 
     Raises BadImageError, or WrongSizeError when ``pixels`` is given and is not the side.
     """
+    if _plain_jpeg(data, pixels):
+        return _decode_jpeg(data).transpose(2, 0, 1)
     image = _open(data, pixels)
     try:
         if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion would clip
@@ -82,7 +85,7 @@ def decode_rgb(data: bytes, pixels: int | None = None) -> NDArray[np.uint8]:
             return np.repeat(gray[np.newaxis], 3, axis=0)
         if image.has_transparency_data:
             image = image.convert("RGBA")
-        return np.ascontiguousarray(np.asarray(image.convert("RGB")).transpose(2, 0, 1))
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
     except _BROKEN as error:
         raise _bad(error) from None
 
@@ -94,6 +97,42 @@ def resize_rgb(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     image = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
     resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
     return np.ascontiguousarray(resized.transpose(2, 0, 1))
+
+
+def _plain_jpeg(data: bytes, pixels: int | None) -> bool:
+    """Whether this is a JPEG in gray or colour, its sides checked and its end seen.
+
+    simplejpeg decodes those as Pillow does, bit for bit, and lets go of the interpreter meanwhile, which Pillow
+    does not. CMYK, and headers it cannot read, are left to Pillow.
+    """
+    if sniff(data) != "jpeg":
+        return False
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+    except (ValueError, KeyError):  # KeyError: a colour space that simplejpeg has no name for
+        return False
+    if colours not in ("YCbCr", "RGB", "Gray"):
+        return False
+    _check_sides(width, height, pixels)
+    if not _has_end(data, "jpeg"):
+        raise BadImageError("truncated image")
+    return True
+
+
+def _decode_jpeg(data: bytes, least: int = 0) -> NDArray[np.uint8]:
+    """(height, width, 3) uint8; with ``least``, at the smallest of libjpeg's scales that leaves that many rows."""
+    try:
+        decoded: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, min_height=least, min_width=least, min_factor=1)
+    except ValueError as error:
+        raise BadImageError("truncated image" if "Premature end" in str(error) else "broken image") from None
+    return decoded
+
+
+def _check_sides(width: int, height: int, pixels: int | None) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImageError("image far too large")
+    if pixels is not None and (width, height) != (pixels, pixels):
+        raise WrongSizeError(width, height)
 
 
 def _open(data: bytes, pixels: int | None) -> Image.Image:
@@ -108,10 +147,7 @@ def _open(data: bytes, pixels: int | None) -> Image.Image:
         raise BadImageError("image far too large") from None
     except _BROKEN as error:
         raise _bad(error) if ended else BadImageError("truncated image") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImageError("image far too large")
-    if pixels is not None and image.size != (pixels, pixels):
-        raise WrongSizeError(*image.size)
+    _check_sides(*image.size, pixels)
     if not ended:
         raise BadImageError("truncated image")
     return image

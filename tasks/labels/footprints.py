@@ -81,7 +81,7 @@ def clean(
     ids = np.zeros(n, dtype=np.int64) if osm_id is None else np.array(osm_id, dtype=np.int64)
     reasons = np.full(n, "", dtype=object)  # why a row goes; "" while it stays
     if tags is not None:
-        reasons[:] = [drop_reason(one) or "" for one in tags]
+        reasons[:] = [(drop_reason(one) or "") if one else "" for one in tags]
 
     def give_up(where: NDArray[np.bool_], reason: str) -> None:
         reasons[where & (reasons == "")] = reason
@@ -91,13 +91,14 @@ def clean(
     give_up(_broken_coordinates(shapes), "broken coordinates")
     kinds = shapely.get_type_id(shapes)
     lines = np.isin(kinds, (1, 2)) & (types == "way")
-    give_up(lines & np.array([one.get("area") == "no" for one in tags or [{}] * n], dtype=bool), "area=no")
+    if tags is not None and lines.any():
+        give_up(lines & np.array([one.get("area") == "no" for one in tags], dtype=bool), "area=no")
     give_up(lines, "unclosed way")
     give_up(np.isin(kinds, (0, 1, 2, 4, 5)), "not a polygon")
     invalid = (reasons == "") & ~shapely.is_valid(shapes)
     shapes[invalid] = [_repair(shape) for shape in shapes[invalid]]
-    staying = reasons == ""
-    shapes[staying] = [_polygonal(shape) for shape in shapes[staying]]
+    mixed = (reasons == "") & (shapely.get_type_id(shapes) != shapely.GeometryType.POLYGON)
+    shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
     give_up(shapely.is_empty(shapes) & invalid, "no area")
     give_up(shapely.is_empty(shapes), "not a polygon")
     live = np.flatnonzero(reasons == "")
@@ -239,12 +240,13 @@ def _polygonal(shape: Any) -> Any:
 
 
 def _duplicates(shapes: NDArray[np.object_], types: NDArray[np.object_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+    named = np.flatnonzero(ids != 0)
+    outlines = np.full(len(shapes), b"", dtype=object)
+    typeless = named[types[named] == ""]
+    outlines[typeless] = shapely.to_wkb(shapes[typeless])
     seen: set[tuple[str, int, bytes]] = set()
     repeated = np.zeros(len(shapes), dtype=bool)
-    for row, (shape, kind, number) in enumerate(zip(shapes, types, ids, strict=True)):
-        if number == 0:
-            continue
-        key = (kind, int(number), b"" if kind else shapely.to_wkb(shape))
+    for row, key in zip(named, zip(types[named], ids[named].tolist(), outlines[named], strict=True), strict=True):
         repeated[row] = key in seen
         seen.add(key)
     return repeated
