@@ -58,27 +58,34 @@ class Stage:
     """One stage: call :meth:`advance` per shard."""
 
     def __init__(self, name: str, total: int, bars: Progress | None) -> None:
-        self._total, self._done, self._sent = max(total, 1), 0, time.monotonic()
+        self._name, self._total, self._done, self._sent = name, max(total, 1), 0, 0.0
         self._bars = bars
         self._bar = bars.add_task(name, total=total) if bars else None
         self._artifact: UUID | None = None
-        if bars is None and FlowRunContext.get() is not None:
-            made = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=f"{name}: {total} shards")
-            self._artifact = made if isinstance(made, UUID) else None
 
     def advance(self) -> None:
         """One more shard is done."""
         self._done += 1
         if self._bars and self._bar is not None:
             self._bars.advance(self._bar)
-        if time.monotonic() - self._sent >= ARTIFACT_SECONDS:
+        elif time.monotonic() - self._sent >= ARTIFACT_SECONDS:
             self._send()
 
     def close(self) -> None:
         """The stage has ended."""
-        self._send()
+        if self._bars is None:
+            self._send()
 
     def _send(self) -> None:
+        """Make the artifact, or update it. Not before the first shard is done: until then the workers would wait."""
+        if FlowRunContext.get() is None:
+            return
+        progress = min(100.0, 100.0 * self._done / self._total)
+        if self._artifact is None:
+            made = create_progress_artifact(
+                progress=progress, key=f"progress-{self._name}", description=f"{self._name}: {self._total} in all"
+            )
+            self._artifact = made if isinstance(made, UUID) else None
+        else:
+            update_progress_artifact(self._artifact, progress=progress)
         self._sent = time.monotonic()
-        if self._artifact is not None:
-            update_progress_artifact(self._artifact, progress=min(100.0, 100.0 * self._done / self._total))
