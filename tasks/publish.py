@@ -31,7 +31,7 @@ from tasks.store import (
     store_errors,
 )
 
-# Chosen by benchmarks/reader.py; docs/architecture.md has the figures.
+# Chosen by benchmarks/reader.py; docs/architecture.md says why, benchmarks/README.md has the figures.
 SAMPLES_PER_CHUNK = 16
 IMAGE_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)
 MASK_CODEC = ZstdCodec(level=1)

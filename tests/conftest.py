@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from infra import processes
@@ -18,6 +19,9 @@ _KEPT = {"TILEWRIGHT_REQUIRE_REAL", "TILEWRIGHT_SHARED_DATA"}
 
 def pytest_configure(config: pytest.Config) -> None:
     """Keep Prefect out of the user's profile, in this process and its children, from its first import on."""
+    # A loaded machine is no failure; and what CI draws, it draws again.
+    hypothesis.settings.register_profile("tilewright", deadline=None, derandomize=os.environ.get("CI") == "true")
+    hypothesis.settings.load_profile("tilewright")
     folder = tempfile.TemporaryDirectory(prefix="tilewright-tests-")
     config.add_cleanup(folder.cleanup)
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:

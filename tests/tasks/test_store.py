@@ -9,6 +9,7 @@ import xarray
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks import publish
 from tasks.errors import StoreError
 from tasks.grid import Tile
 from tasks.ledger import Sample
@@ -41,7 +42,7 @@ def three_splits(train: int, validation: int, test: int) -> dict[str, list[Sampl
     return {split: [sample(next(numbers)) for _ in range(count)] for split, count in counts.items()}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 40), st.integers(0, 3), st.integers(0, 300))
 def test_what_is_written_is_read(train: int, validation: int, test: int) -> None:
     import tempfile
@@ -62,7 +63,11 @@ def test_what_is_written_is_read(train: int, validation: int, test: int) -> None
                 assert np.array_equal(arrays.mask[i], mask)
 
 
-def test_the_train_statistics_are_those_of_all_train_pixels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held", [16, 64, 1024])
+def test_the_train_statistics_are_those_of_all_train_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr(publish, "HELD_SAMPLES", held)
     uri = str(tmp_path / "store")
     by_split = three_splits(300, 5, 5)
     write_version(uri, by_split)
@@ -70,6 +75,8 @@ def test_the_train_statistics_are_those_of_all_train_pixels(tmp_path: Path) -> N
     images = np.asarray(version.split("train").image[:]).astype(np.float64)
     assert np.allclose(version.attributes["mean"], images.mean(axis=(0, 2, 3)), rtol=1e-12)
     assert np.allclose(version.attributes["std"], images.std(axis=(0, 2, 3)), rtol=1e-9)
+    for i, one in enumerate(by_split["train"]):
+        assert np.array_equal(images[i], pixels(one.tile, 16)[0])
     assert version.attributes["splits"] == {"train": 300, "validation": 5, "test": 5}
 
 
