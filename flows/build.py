@@ -49,9 +49,11 @@ def build(recipe: str, store: str | None = None, set: list[str] | None = None) -
     with Build(what, target) as run, Stages() as stages:
         run.check_imagery()
         shards = task(name="plan", cache_policy=NO_CACHE)(run.plan)()
-        labels = task(
-            name="labels", retries=2, retry_delay_seconds=10, retry_condition_fn=_unexpected, cache_policy=NO_CACHE
-        )(run.take_labels)()
+        with stages.stage("labels", 1) as stage:
+            labels = task(
+                name="labels", retries=2, retry_delay_seconds=10, retry_condition_fn=_unexpected, cache_policy=NO_CACHE
+            )(run.take_labels)()
+            stage.advance()
         logger.info("%d shards, %d footprints (%s)", len(shards), labels.kept, labels.source)
         _each(stages, "select", run.measure, run.to_measure(shards))
         funnel = run.funnel()

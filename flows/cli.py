@@ -183,6 +183,8 @@ def _in_process(call: Callable[[], Result]) -> Result:
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    if sys.stderr.isatty() and not os.environ.get("PREFECT_API_URL"):
+        errors.print("[dim]starting a Prefect server for this run, if none is configured (about ten seconds)[/]")
     try:
         return call()
     except RuntimeError as error:
