@@ -38,7 +38,6 @@ PEER = "geomltoolkits"
 PEER_VERSION = "2.1.2"
 PEER_CHECKED = f"{PEER}, then validated"
 CONNECTIONS = 100  # geomltoolkits' default
-IMAGE_BYTES = 21_000
 
 _PEER_CODE = """
 import asyncio, json, logging, sys, time
@@ -62,7 +61,7 @@ def area_bbox() -> list[float]:
 
 
 def synthetic_jpegs(count: int) -> list[bytes]:
-    """That many different noisy 256 px JPEGs of about IMAGE_BYTES."""
+    """That many different noisy 256 px JPEGs of about 21 KB."""
     random = np.random.default_rng(0)
     images = []
     for _ in range(count):

@@ -132,11 +132,8 @@ def prefect_server(folder: Path) -> Iterator[dict[str, str]]:
     log = folder / "server.log"
     server = processes.start(command, cwd=folder, env=env, log=log)
     try:
-        deadline = time.monotonic() + SERVER_SECONDS
-        while not processes.answers(f"{url}/health"):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"the Prefect server did not start; its log ends:\n{processes.tail(log)}")
-            time.sleep(0.2)
+        if not processes.comes_up(f"{url}/health", server, SERVER_SECONDS):
+            raise SystemExit(f"the Prefect server did not start; its log ends:\n{processes.tail(log)}")
         yield env
     finally:
         processes.stop(server)

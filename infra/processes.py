@@ -96,6 +96,16 @@ def answers(url: str) -> bool:
         return False
 
 
+def comes_up(url: str, process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Wait until ``url`` answers; False when the process ends or that many seconds pass before."""
+    deadline = time.monotonic() + seconds
+    while not answers(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 def tail(log: Path, lines: int = 20) -> str:
     """The last ``lines`` lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])

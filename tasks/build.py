@@ -35,11 +35,13 @@ from tasks.labels.source import ANSWERS, label_source
 from tasks.ledger import Density, Ledger, Sample, State
 from tasks.publish import Block, VersionWriter, content_hash, heal_tags, open_or_create, shuffled
 from tasks.rasterize import FootprintIndex, pack_mask, resize_mask, unpack_mask
-from tasks.recipe import Recipe
+from tasks.recipe import OverpassLabels, Recipe
 from tasks.report import Estimate, Funnel, describe_funnel, draw_samples, estimate
 from tasks.splits import SPLITS, TRAIN, assign_splits, too_near
 from tasks.store import VersionInfo, list_versions, open_repository, open_version, store_exists
 from tasks.workdir import WorkDir
+
+LABELS_LAST = 86_400.0  # seconds after which even the labels of an unfinished run are taken again
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,18 @@ class Build:
     def take_labels(self) -> LabelReport:
         """Fetch the footprints of the candidates, or reuse those of a run that ended before its version.
 
-        Labels that a version was made from are taken again, so that a nightly run sees OSM's changes.
-        Raises LabelError.
+        Labels are taken again when a version was made from them, so that a nightly run sees OSM's changes; when
+        the recipe's labels or area differ or the label file changed; and after a day. Raises LabelError.
         """
-        key = _digest(self.recipe.labels.model_dump_json(), *(tile.name for tile in self._candidates))
+        key = _digest(self._label_origin(), *(tile.name for tile in self._candidates))
         with self._ledger() as ledger:
+            asked, _, since = (ledger.fact("labels_asked") or "").partition(" ")
+            if asked != key or time.time() - float(since) > LABELS_LAST:
+                shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
+                ledger.set_fact("labels_open", "")
+                ledger.set_fact("labels_asked", f"{key} {time.time():.0f}")
             if ledger.fact("labels_open") == key and self.work.footprints.exists():
                 return read_report(self.work.footprints)
-            if ledger.fact("labels_asked") != key:
-                shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
-                ledger.set_fact("labels_asked", key)
             footprints = label_source(self.recipe).fetch(self._candidates, self.work.labels)
             write_footprints(self.work.footprints, footprints)
             self._spent.labels += footprints.report.requests
@@ -220,13 +224,12 @@ class Build:
                     f"no image was kept, so no version was made\n{describe_funnel(Funnel.of(ledger, self.recipe))}"
                 )
             stored, order = self._previous(list_versions(repository))
-            assigned = assign_splits(
+            self._assigned = assigned = assign_splits(
                 [sample.tile for sample in kept],
                 {**stored, **ledger.splits()},
                 self.recipe.splits,
                 self.recipe.block_zoom,
             )
-            ledger.assign_splits(assigned)
         dropped = too_near(assigned, self.recipe.splits.buffer)
         by_split: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         for sample in kept:
@@ -263,7 +266,7 @@ class Build:
             info = self._writer.commit(self._attributes(funnel)) if self._writer else self._latest
             if info is None:
                 raise StoreError(f"{self.store}: no version was written")
-            ledger.set_fact("labels_open", "")
+            ledger.assign_splits(self._assigned)
             ledger.set_fact("labels_asked", "")
         splits = {split: len(samples) for split, samples in self._by_split.items()}
         return BuildSummary(
@@ -299,6 +302,13 @@ class Build:
     def _measure_key(self) -> str:
         report = read_report(self.work.footprints)
         return _digest(report.sha256, self.recipe.filter.min_building_fraction, self.recipe.grid.tile_size)
+
+    def _label_origin(self) -> str:
+        """What the labels are taken from: the recipe's words, and the state of a local file."""
+        labels = self.recipe.labels
+        path = None if isinstance(labels, OverpassLabels) or labels.path is None else self.recipe.resolve(labels.path)
+        state = path.stat() if path is not None and path.exists() else None
+        return labels.model_dump_json() + (f" {state.st_mtime_ns} {state.st_size}" if state else "")
 
     def _check_identity(self) -> None:
         """Refuse a store, or the ledger of an unfinished first build, that belongs to another recipe."""

@@ -17,10 +17,10 @@ MAPBOX_FREE_REQUESTS = 200_000
 MAPBOX_DOLLARS_PER_1000 = 0.25
 # Median of 256 px aerial JPEG tiles at zoom 18; only a guess until a build has real ones.
 ASSUMED_TILE_BYTES = 21_000
-# Measured by benchmarks/fetch.py over a connection with 50 ms latency.
+# Half of what benchmarks/fetch.py measures at 50 ms latency: a server far away is slower than one on this machine.
 ASSUMED_TILES_PER_SECOND = 800.0
+WRITTEN_PER_SECOND = 1000.0  # decode and write a version, on two cores (benchmarks/build.py: 2,048 tiles in 2 s)
 OVERLAY = np.array([235.0, 40.0, 110.0])  # a red that no roof has
-BUILDS_PER_SECOND = 500.0  # rasterize, decode and write, on two cores (benchmarks/build.py)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def estimate(funnel: Funnel, recipe: Recipe, mean_bytes: float | None) -> Estima
         requests=requests,
         bytes=round(requests * (mean_bytes or ASSUMED_TILE_BYTES * (recipe.grid.tile_size / 256) ** 2)),
         dollars=round(dollars, 2) if billed else None,
-        seconds=round(requests / per_second + (requests + funnel.kept) / BUILDS_PER_SECOND, 1),
+        seconds=round(requests / per_second + (requests + funnel.kept) / WRITTEN_PER_SECOND, 1),
     )
 
 

@@ -129,7 +129,7 @@ class _Canvas:
     """A picture being painted: colours at twice the detail, texture strength at the detail of the tile."""
 
     def __init__(self, north_west: FloatArray, metres: float, span: int) -> None:
-        self._north_west, self._span = north_west, span
+        self._north_west = north_west
         self._scale = np.array([1.0, -1.0]) / metres
         fine = span * SUPERSAMPLING
         self.fine = Image.new("RGB", (fine, fine), palette.GROUND["wild"])

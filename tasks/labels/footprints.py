@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from tasks.errors import DiskError, LabelError
 from tasks.labels.tags import drop_reason
 
-POLYGONS = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 REPORT_KEY = b"tilewright"
 ROW_GROUP = 65_536
 HASH_DECIMALS = 9  # degrees: a tenth of a millimetre, under which machines may differ after a reprojection

@@ -1,7 +1,6 @@
 """Waiting for a server that a test started."""
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,5 @@ from infra import processes
 
 def wait_until_it_answers(url: str, server: "subprocess.Popen[bytes]", log: Path, seconds: float = 120.0) -> None:
     """Until ``url`` answers; the test fails with the log's end when the server dies or takes too long."""
-    deadline = time.monotonic() + seconds
-    while not processes.answers(url):
-        if server.poll() is not None or time.monotonic() > deadline:
-            pytest.fail(f"the server at {url} did not start; its log ends:\n{processes.tail(log)}")
-        time.sleep(0.2)
+    if not processes.comes_up(url, server, seconds):
+        pytest.fail(f"the server at {url} did not start; its log ends:\n{processes.tail(log)}")

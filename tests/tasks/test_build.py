@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from infra.sandbox.scripted import Reply, ScriptedServer
+from tasks import build as steps
 from tasks.build import Build
 from tasks.errors import (
     BusyError,
@@ -198,6 +199,47 @@ def test_labels_of_an_unfinished_run_are_used_again(site: Site) -> None:
     assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns == taken
     run_build(site.recipe, site.store, FAST)
     assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns > taken
+
+
+def test_a_label_file_that_was_mended_is_read_again(site: Site) -> None:
+    path = site.folder / "buildings.geojson"
+    good = path.read_text()
+    path.write_text(json.dumps({**json.loads(good), "features": json.loads(good)["features"][:1]}))
+    with pytest.raises(NothingSelectedError):
+        run_build(site.recipe, site.store, ["filter.min_building_fraction=0.8"])
+    with pytest.raises(NothingSelectedError):
+        run_build(site.recipe, site.store, ["filter.min_building_fraction=0.6"])
+    path.write_text(good)
+    assert run_build(site.recipe, site.store, ["filter.min_building_fraction=0.6"]).kept > 0
+
+
+def test_labels_of_an_unfinished_run_last_a_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.spoil(BROKEN, Reply(503))
+    with pytest.raises(TooManyFailedError):
+        run_build(site.recipe, site.store, FAST)
+    taken = WorkDir(str(site.store)).footprints.stat().st_mtime_ns
+    monkeypatch.setattr(steps, "LABELS_LAST", -1.0)
+    with pytest.raises(TooManyFailedError):
+        run_build(site.recipe, site.store, FAST)
+    assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns > taken
+
+
+def test_a_first_build_that_ends_before_its_commit_gives_no_split_away(site: Site) -> None:
+    site.spoil(BROKEN, Reply(503))
+    overrides = [*FAST, "splits.by=tile", "limits.max_failed_fraction=0.05"]
+    with Build(load_recipe(site.recipe, overrides), str(site.store)) as run:
+        run.check_imagery()
+        shards = run.plan()
+        run.take_labels()
+        for shard in run.to_measure(shards):
+            run.measure(shard)
+        for shard in run.to_fetch(shards):
+            run.fetch(shard)
+        run.start_version()
+    site.answers.clear()
+    run_build(site.recipe, site.store, overrides)
+    run_build(site.recipe, site.folder / "undisturbed", overrides)
+    assert contents(site.store) == contents(site.folder / "undisturbed")
 
 
 def test_a_lost_image_is_fetched_again_and_a_changed_one_is_told(site: Site) -> None:
