@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -40,6 +40,10 @@ class StrictModel(BaseModel):
                         {"key": str(key), "hint": _hint(str(key), sorted(cls.model_fields))},
                     )
         return data
+
+    def replaced(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self).model_validate({**self.model_dump(), **changes})
 
 
 Model = TypeVar("Model", bound=BaseModel)
