@@ -4,61 +4,44 @@ A recipe is one YAML file in ``datasets/``. This module is its strict model; :fu
 one. Relative paths in a recipe are relative to the recipe's own folder.
 """
 
-import hashlib
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tasks.errors import RecipeError
+from tasks.recipe_parts import (
+    MAX_ZOOM,
+    Area,
+    BaseRecipe,
+    ClassEntry,
+    Fraction,
+    Grid,
+    OverpassLabels,
+    PbfLabels,
+    SplitShares,
+    VectorLabels,
+    check_classes,
+)
 from tasks.secrets import redact_values
 from tasks.strict_yaml import StrictModel, load_strict
+from tasks.window_recipe import WindowRecipe
 
-MAX_ZOOM = 24
-OSM_ATTRIBUTION = "© OpenStreetMap contributors"
-OSM_LICENCE = "ODbL-1.0"
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Area(StrictModel):
-    """Where: exactly one of ``tiles``, ``bbox``, ``place`` and ``geojson``, optionally sampled."""
-
-    tiles: str | None = None  # path of a text file of z/x/y lines
-    bbox: list[float] | None = None  # west, south, east, north in degrees; west > east crosses the antimeridian
-    place: str | None = None  # a name for Nominatim, or an OSM id such as R1403916
-    geojson: str | None = None  # path of a GeoJSON file with polygons in EPSG:4326
-    sample: Annotated[int, Field(ge=1)] | None = None  # draw that many tiles evenly over the area
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        given = [key for key in ("tiles", "bbox", "place", "geojson") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of tiles, bbox, place, geojson (got {', '.join(given) or 'none'})")
-        return self
-
-    @field_validator("bbox")
-    @classmethod
-    def _check_bbox(cls, value: list[float] | None) -> list[float] | None:
-        if value is None:
-            return None
-        if len(value) != 4:
-            raise ValueError("expected [west, south, east, north] in degrees")
-        west, south, east, north = value
-        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90 and west != east):
-            raise ValueError("expected [west, south, east, north] in degrees, south < north, west and east differing")
-        return value
-
-
-class Grid(StrictModel):
-    """The slippy-map grid whose tiles are the samples."""
-
-    zoom: Annotated[int, Field(ge=0, le=MAX_ZOOM)]
-    tile_size: Literal[256, 512] = 256
+__all__ = [
+    "AnyRecipe",
+    "Area",
+    "ClassEntry",
+    "Grid",
+    "OverpassLabels",
+    "PbfLabels",
+    "Recipe",
+    "VectorLabels",
+    "WindowRecipe",
+    "find_recipe",
+    "load_recipe",
+]
 
 
 class Imagery(StrictModel):
@@ -128,62 +111,6 @@ class IgnImagery(Imagery):
     connections: Annotated[int, Field(ge=1, le=1000)] = 10
 
 
-class Labels(StrictModel):
-    """What every label source takes."""
-
-    attribution: str = OSM_ATTRIBUTION
-    licence: str = OSM_LICENCE
-
-
-class VectorLabels(Labels):
-    """Footprints in a file that GDAL or GeoParquet reads, in any CRS it declares."""
-
-    source: Literal["vector"]
-    path: str
-    layer: str | None = None
-
-
-class OverpassLabels(Labels):
-    """Footprints from an Overpass API, for areas up to a town's size."""
-
-    source: Literal["overpass"]
-    url: str = "https://overpass-api.de/api"
-    date: str | None = None  # e.g. 2024-01-01T00:00:00Z, on servers that keep the past
-    attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    timeout: Annotated[int, Field(ge=1, le=3600)] = 180  # seconds a query may take on the server
-    rate_limit: bool = True  # ask the server's /status for a free slot before each query
-
-
-class PbfLabels(Labels):
-    """Footprints from an OSM extract: exactly one of ``path`` and ``url``."""
-
-    source: Literal["pbf"]
-    path: str | None = None
-    url: str | None = None
-    checksum: str | None = None  # md5:... or sha256:..., or the URL of a file that holds one
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.path is None) == (self.url is None):
-            raise ValueError("needs exactly one of path and url")
-        return self
-
-    @field_validator("checksum")
-    @classmethod
-    def _check_checksum(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|https?://\S+", value):
-            raise ValueError("expected md5:<32 hex digits>, sha256:<64 hex digits> or the http(s) URL of such a file")
-        return value
-
-
-class ClassEntry(StrictModel):
-    """One class of the mask."""
-
-    name: Annotated[str, Field(min_length=1)]
-    value: Annotated[int, Field(ge=0, le=254)]
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
-
-
 class Filter(StrictModel):
     """Which tiles are worth having."""
 
@@ -191,59 +118,32 @@ class Filter(StrictModel):
     max_nodata_fraction: Fraction = 0.05
 
 
-class Limits(StrictModel):
-    """Where a run refuses or gives up."""
-
-    max_tiles: Annotated[int, Field(ge=1)] = 1_000_000
-    max_failed_fraction: Fraction = 0.005
-
-
-class Splits(StrictModel):
+class Splits(SplitShares):
     """Shares of the three splits and what keeps together."""
 
-    train: Fraction = 0.70
-    validation: Fraction = 0.15
-    test: Fraction = 0.15
     by: Literal["block", "tile"] = "block"
     block_zoom: Annotated[int, Field(ge=0, le=MAX_ZOOM)] | None = None  # default: three above the grid's zoom
     buffer: Annotated[int, Field(ge=0, le=64)] = 0  # tiles
-    seed: int = 0
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        total = self.train + self.validation + self.test
-        if abs(total - 1.0) > 1e-9:
-            raise ValueError(f"train, validation and test must sum to 1 (they sum to {total:g})")
-        return self
 
 
-class Recipe(StrictModel):
-    """One dataset."""
+class Recipe(BaseRecipe):
+    """One dataset of slippy-map tiles."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-    title: Annotated[str, Field(min_length=1)]
-    description: str = ""
     area: Area
     grid: Grid
     imagery: Annotated[XyzImagery | MapboxImagery | IgnImagery, Field(discriminator="source")]
     labels: Annotated[VectorLabels | OverpassLabels | PbfLabels, Field(discriminator="source")]
     classes: Annotated[list[ClassEntry], Field(min_length=2)]
     filter: Filter = Filter()
-    resize: Annotated[int, Field(ge=16, le=4096)] | None = None
     splits: Splits = Splits()
-    limits: Limits = Limits()
-
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.block_zoom > self.grid.zoom:
             raise ValueError(f"splits.block_zoom {self.block_zoom} is deeper than grid.zoom {self.grid.zoom}")
-        values = [entry.value for entry in self.classes]
+        check_classes(self.classes)
         names = [entry.name for entry in self.classes]
-        if len(set(values)) != len(values) or len(set(names)) != len(names):
-            raise ValueError("classes: every name and every value may stand once")
-        if "building" not in names or 0 not in values or self.building_value == 0:
+        if "building" not in names or 0 not in (entry.value for entry in self.classes) or self.building_value == 0:
             raise ValueError("classes: expected a class named building and another with value 0")
         return self
 
@@ -262,10 +162,6 @@ class Recipe(StrictModel):
     def sample_size(self) -> int:
         """Pixels along a side of a stored sample."""
         return self.resize or self.grid.tile_size
-
-    def resolve(self, path: str) -> Path:
-        """``path`` as the recipe means it: relative to the recipe's folder."""
-        return (self._folder / path).resolve()
 
     def identity(self) -> dict[str, Any]:
         """What two builds must agree on to be versions of one dataset."""
@@ -290,18 +186,8 @@ class Recipe(StrictModel):
         }
         return {key: redact_values(value) for key, value in identity.items()}
 
-    def public(self) -> dict[str, Any]:
-        """The recipe's values as JSON, tokens in URLs and headers replaced: what a store may hold."""
-        values = self.model_dump(mode="json")
-        headers = values["imagery"].get("headers")
-        if headers:
-            values["imagery"]["headers"] = dict.fromkeys(headers, "***")
-        return {key: redact_values(value) for key, value in values.items()}
 
-    def hash(self) -> str:
-        """SHA-256 of the recipe's public values (not of its comments, layout or place on disk), as hex."""
-        canonical = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+AnyRecipe = Recipe | WindowRecipe
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -321,11 +207,17 @@ def find_recipe(name_or_path: str) -> Path:
     raise RecipeError(f"{name_or_path}: neither a recipe file nor a name in ./datasets (there: {known})")
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """Read and check a recipe. ``overrides`` are ``key=value`` pairs as ``--set`` takes them.
 
     Raises RecipeError, naming file, line, key and nearest valid name.
     """
-    recipe = load_strict(path, Recipe, overrides)
+    recipe: AnyRecipe = load_strict(path, _kind_of, overrides)
     recipe._folder = path.resolve().parent
     return recipe
+
+
+def _kind_of(data: Mapping[str, Any]) -> type[AnyRecipe]:
+    imagery = data.get("imagery")
+    source = imagery.get("source") if isinstance(imagery, Mapping) else None
+    return WindowRecipe if source in ("stac", "mlhub", "scenes") else Recipe

@@ -7,7 +7,7 @@ a key that stands twice is refused.
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -77,16 +77,20 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
+def load_strict(
+    path: Path, model: type[Model] | Callable[[Mapping[str, Any]], type[Model]], overrides: Sequence[str] = ()
+) -> Model:
     """Read ``path`` as ``model``, after applying ``overrides`` of the form ``a.b=value`` (value in YAML).
 
+    model: a model, or what chooses one from the file's values.
     Raises RecipeError, naming file, line, key and the nearest valid name, for anything that is refused.
     """
     data, lines = _read(path)
     for override in overrides:
         _apply(data, override)
+    chosen: type[Model] = model if isinstance(model, type) else model(data)
     try:
-        return model.model_validate(data)
+        return chosen.model_validate(data)
     except ValidationError as error:
         problems = [_describe(path, data, lines, overrides, item) for item in error.errors()]
         raise RecipeError("\n".join(problems)) from None
