@@ -100,7 +100,7 @@ def fetch_ours(url: str, folder: Path) -> dict[str, float]:
     source = XyzSource(XyzImagery(source="xyz", url=url), tile_pixels=256)
     tiles = full_block()
     with Ledger(folder / "ledger.sqlite") as ledger:
-        ledger.set_candidates(tiles)
+        ledger.set_candidates(tile.name for tile in tiles)
         started = time.perf_counter()
         with Fetcher(source, FetchPolicy(connections=CONNECTIONS), folder / "images") as fetcher:
             fetcher.fetch(tiles, ledger.record_fetched)

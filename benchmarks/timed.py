@@ -20,18 +20,19 @@ from typing import Any, ClassVar
 
 from benchmarks import machine
 from infra import processes
-from tasks.build import Build, BuildSummary
+from tasks.build import BuildSummary
 from tasks.grid import Shard
 from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
 from tasks.publish import Block
 from tasks.recipe import load_recipe
+from tasks.tile_build import TileBuild
 
 STAGES = ("plan", "labels", "select", "fetch", "split", "write", "commit")
 SERVER_SECONDS = 120.0
 
 
-class TimedBuild(Build):
+class TimedBuild(TileBuild):
     """A build that notes when its steps began and ended."""
 
     steps: ClassVar[list[tuple[str, float, float]]] = []
@@ -154,7 +155,7 @@ def main() -> None:
     if arguments.how == "bare":
         summary = build_bare(arguments.recipe, arguments.store, flows.WORKERS)
     else:
-        vars(flows)["Build"] = TimedBuild
+        vars(flows)["open_build"] = TimedBuild
         summary = flows.build(recipe=str(arguments.recipe), store=str(arguments.store))
     total = time.monotonic() - began
     spans = {stage: [(a, b) for name, a, b in TimedBuild.steps if name == stage] for stage in STAGES}

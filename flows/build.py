@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import Stages
-from tasks.build import Build, BuildSummary
+from tasks.build import BuildSummary, open_build
 from tasks.errors import TilewrightError
 from tasks.recipe import find_recipe, load_recipe
 from tasks.report import describe_funnel
@@ -46,15 +46,17 @@ def build(recipe: str, store: str | None = None, set: list[str] | None = None) -
     what = load_recipe(find_recipe(recipe), set or [])
     target = store or default_store(what.name)
     logger = get_run_logger()
-    with Build(what, target) as run, Stages() as stages:
+    with open_build(what, target) as run, Stages() as stages:
         run.check_imagery()
-        shards = task(name="plan", cache_policy=NO_CACHE)(run.plan)()
+        with stages.stage("plan", 1) as stage:
+            shards = task(name="plan", cache_policy=NO_CACHE)(run.plan)()
+            stage.advance()
         with stages.stage("labels", 1) as stage:
             labels = task(
                 name="labels", retries=2, retry_delay_seconds=10, retry_condition_fn=_unexpected, cache_policy=NO_CACHE
             )(run.take_labels)()
             stage.advance()
-        logger.info("%d shards, %d footprints (%s)", len(shards), labels.kept, labels.source)
+        logger.info("%d shards, %d labels (%s)", len(shards), labels.kept, labels.source)
         _each(stages, "select", run.measure, run.to_measure(shards))
         funnel = run.funnel()
         logger.info("the funnel:\n%s", describe_funnel(funnel))
@@ -117,8 +119,9 @@ def _publish_summary(title: str, store: str, summary: BuildSummary) -> None:
                 f"# {title}: {summary.version}" + ("" if summary.new else " (unchanged)"),
                 "",
                 f"- store `{store}`, snapshot `{summary.snapshot}`",
-                f"- {summary.candidates:,} candidate tiles, {summary.selected:,} passed, {summary.kept:,} kept, "
+                f"- {summary.candidates:,} candidates, {summary.selected:,} passed, {summary.kept:,} kept, "
                 f"{summary.absent:,} absent, {summary.failed:,} failed",
+                *(f"- {count:,} rejected: {reason}" for reason, count in summary.rejected.items()),
                 f"- requests: {summary.requests['imagery']:,} imagery, {summary.requests['labels']:,} labels",
                 f"- {summary.seconds:.1f} s",
             ]

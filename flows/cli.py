@@ -5,6 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -119,6 +121,54 @@ def versions(store: Annotated[str, typer.Argument(help="A store.")], as_json: Js
         counts = [f"{int(meta.get(split, 0)):,}" for split in ("train", "validation", "test")]
         written = f"{info.written_at:%Y-%m-%d %H:%M} UTC"
         table.add_row(info.version, info.snapshot, written, *counts, str(meta.get("software_version", "")))
+    Console().print(table)
+
+
+class ExportFormat(StrEnum):
+    """What ``export`` writes."""
+
+    PNG = "png"
+    GEOTIFF = "geotiff"
+
+
+@app.command()
+def export(
+    reference: Annotated[str, typer.Argument(metavar="STORE[@VERSION]", help="A store, and the version to take.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder that is empty or does not exist.")],
+    format_: Annotated[
+        ExportFormat, typer.Option("--format", help="Pictures and masks, or GeoTIFFs with their georeference.")
+    ] = ExportFormat.PNG,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPLIT", help="train, validation or test; may be repeated. Default: all."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a version's samples as files."""
+    from rich.progress import Progress
+
+    from tasks.export import export_version
+    from tasks.splits import SPLITS
+    from tasks.store import open_version, parse_reference
+
+    version = open_version(*parse_reference(reference))
+    with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bars:
+        bar = bars.add_task("export")
+        summary = export_version(
+            version,
+            out,
+            format_.value,
+            split or SPLITS,
+            lambda done, total: bars.update(bar, completed=done, total=total),
+        )
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(summary)))
+        return
+    table = Table(title=f"{summary.version} exported to {summary.out}", show_header=False, title_justify="left")
+    table.add_row("samples", ", ".join(f"{name} {count:,}" for name, count in summary.splits.items()))
+    table.add_row("files", f"{summary.files:,}")
+    if format_ is ExportFormat.GEOTIFF:
+        table.add_row("georeferenced", f"{summary.georeferenced:,}")
     Console().print(table)
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.build import default_store
-from tasks.build import Build
-from tasks.recipe import find_recipe, load_recipe
+from tasks.build import open_build
+from tasks.recipe import WindowRecipe, find_recipe, load_recipe
 from tasks.report import Estimate, Funnel
 
 
@@ -19,6 +19,7 @@ class Plan:
     shards: int
     funnel: Funnel
     estimate: Estimate
+    about: dict[str, str]  # licence, size, needs and the like
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -28,12 +29,21 @@ class Plan:
         """For a table."""
         cost = self.estimate
         return [
-            *((name, f"{count:,}") for name, count in self.funnel.rows()[:3]),
+            *((name, f"{count:,}") for name, count in self.funnel.label_rows()),
             ("already on disk", f"{self.funnel.kept:,}"),
             ("shards", f"{self.shards:,}"),
+            *self._price(cost),
+            *((name, text) for name, text in self.about.items() if text),
+        ]
+
+    def _price(self, cost: Estimate) -> list[tuple[str, str]]:
+        if cost.seconds is None:
+            return [("windows to read", f"{cost.requests:,}"), ("pixels", f"about {cost.bytes / 1e6:,.1f} MB")]
+        dollars = "none" if cost.dollars is None else f"about ${cost.dollars:,.2f} beyond the free 200,000 a month"
+        return [
             ("imagery requests", f"{cost.requests:,}" + (" (billed)" if cost.dollars is not None else "")),
             ("download", f"about {cost.bytes / 1e6:,.1f} MB"),
-            ("cost", "none" if cost.dollars is None else f"about ${cost.dollars:,.2f} beyond the free 200,000 a month"),
+            ("cost", dollars),
             ("time", f"about {cost.seconds:,.0f} s"),
         ]
 
@@ -45,10 +55,11 @@ def plan_build(recipe: str, store: str | None, overrides: list[str]) -> Plan:
     """
     what = load_recipe(find_recipe(recipe), overrides)
     target = store or default_store(what.name)
-    with Build(what, target) as run:
+    with open_build(what, target) as run:
         shards = run.plan()
         run.take_labels()
         for shard in run.to_measure(shards):
             run.measure(shard)
         funnel = run.funnel()
-        return Plan(what.title, target, len(shards), funnel, run.estimate(funnel))
+        about = what.about.model_dump() if isinstance(what, WindowRecipe) else {}
+        return Plan(what.title, target, len(shards), funnel, run.estimate(funnel), about)

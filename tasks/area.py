@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from tasks.errors import AreaError
 from tasks.grid import MAX_LATITUDE, Tile, quadkey
 from tasks.recipe import Recipe
+from tasks.recipe_parts import Area
 from tasks.secrets import redact
 
 MAX_GEOJSON_BYTES = 256 << 20
@@ -28,31 +30,40 @@ def candidate_tiles(recipe: Recipe, work: Path) -> list[Tile]:
     a place once it was looked up. Raises AreaError when the area is empty, cannot be read or found, or
     holds more than ``limits.max_tiles``.
     """
-    area, cap = recipe.area, recipe.limits.max_tiles
+    return tiles_of(recipe.area, recipe.grid.zoom, recipe.limits.max_tiles, recipe.resolve, work)
+
+
+def tiles_of(
+    area: Area, zoom: int, cap: int, resolve: Callable[[str], Path], work: Path, zoom_key: str = "grid.zoom"
+) -> list[Tile]:
+    """The tiles of ``zoom`` in ``area``, as :func:`candidate_tiles` has them, at most ``cap``.
+
+    ``resolve`` makes paths of the recipe absolute; messages call the recipe's key of the zoom ``zoom_key``.
+    """
     if area.sample is not None and area.sample > cap:
         raise AreaError(f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other")
     if area.tiles is not None:
-        tiles = read_tile_list(recipe.resolve(area.tiles), recipe.grid.zoom)
+        tiles = read_tile_list(resolve(area.tiles), zoom, zoom_key)
         chosen = tiles if area.sample is None else systematic_sample(tiles, area.sample, area.seed)
     else:
-        shape = clip_to_map(_area_shape(recipe, work))
+        shape = clip_to_map(area_shape(area, resolve, work))
         if shape.is_empty:
             raise AreaError(
                 "the area is empty: it has no surface between the latitudes "
                 f"{-MAX_LATITUDE:.4f} and {MAX_LATITUDE:.4f} that the tile grid covers; check area"
             )
         if area.sample is None:
-            chosen = tiles_in(shape, recipe.grid.zoom, cap)
+            chosen = tiles_in(shape, zoom, cap, zoom_key)
         else:
-            chosen = sample_in(shape, recipe.grid.zoom, area.sample, area.seed)
+            chosen = sample_in(shape, zoom, area.sample, area.seed)
     if not chosen:
         raise AreaError("the area is empty: no tile lies in it; check area in the recipe")
     if len(chosen) > cap:
-        raise AreaError(_over_cap(len(chosen), recipe.grid.zoom, cap))
+        raise AreaError(_over_cap(len(chosen), zoom, cap, zoom_key))
     return sorted(chosen)
 
 
-def read_tile_list(path: Path, zoom: int) -> list[Tile]:
+def read_tile_list(path: Path, zoom: int, zoom_key: str = "grid.zoom") -> list[Tile]:
     """Tiles of a text file with one z/x/y a line; empty lines and ``#`` comments are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -68,7 +79,7 @@ def read_tile_list(path: Path, zoom: int) -> list[Tile]:
         except AreaError as error:
             raise AreaError(f"{path}:{number}: {error}") from None
         if tile.z != zoom:
-            raise AreaError(f"{path}:{number}: tile {tile.name} is of zoom {tile.z}, the recipe's grid.zoom is {zoom}")
+            raise AreaError(f"{path}:{number}: tile {tile.name} is of zoom {tile.z}, the recipe's {zoom_key} is {zoom}")
         tiles[tile] = None
     return list(tiles)
 
@@ -85,7 +96,7 @@ def clip_to_map(shape: Any) -> Any:
     return shapely.union_all(parts)
 
 
-def tiles_in(shape: Any, zoom: int, cap: int) -> list[Tile]:
+def tiles_in(shape: Any, zoom: int, cap: int, zoom_key: str = "grid.zoom") -> list[Tile]:
     """Tiles of ``zoom`` that share surface with ``shape``, by descending the quadtree from the whole map.
 
     Raises AreaError as soon as more than ``cap`` are certain.
@@ -102,7 +113,7 @@ def tiles_in(shape: Any, zoom: int, cap: int) -> list[Tile]:
         count += int(inside.sum()) << (2 * (zoom - level))
         border = meets & ~inside
         if count + int(border.sum()) > cap:
-            raise AreaError(_over_cap(_estimate(shape, zoom), zoom, cap))
+            raise AreaError(_over_cap(_estimate(shape, zoom), zoom, cap, zoom_key))
         open_x, open_y = _children(open_x[border], open_y[border])
     found: list[Tile] = []
     for level, x, y in whole:
@@ -153,13 +164,16 @@ def systematic_sample(tiles: list[Tile], count: int, seed: int) -> list[Tile]:
     return [ordered[int((i + offset) * step)] for i in range(count)]
 
 
-def _area_shape(recipe: Recipe, work: Path) -> Any:
-    area = recipe.area
+def area_shape(area: Area, resolve: Callable[[str], Path], work: Path) -> Any:
+    """The polygons of an area that is no list of tiles, EPSG:4326; longitudes may go on beyond 180.
+
+    ``work`` holds the polygon of a place once it was looked up. Raises AreaError.
+    """
     if area.bbox is not None:
         west, south, east, north = area.bbox
         return shapely.box(west, south, east if east > west else east + 360, north)
     if area.geojson is not None:
-        return read_geojson(recipe.resolve(area.geojson))
+        return read_geojson(resolve(area.geojson))
     kept = work / f"place-{re.sub(r'[^A-Za-z0-9]+', '-', str(area.place))}.geojson"
     if not kept.exists():
         shape = _look_up(str(area.place))
@@ -242,8 +256,8 @@ def _estimate(shape: Any, zoom: int) -> int:
     return max(1, math.ceil(float(shapely.transform(shape, to_tiles).area)))
 
 
-def _over_cap(count: int, zoom: int, cap: int) -> str:
+def _over_cap(count: int, zoom: int, cap: int, zoom_key: str) -> str:
     return (
         f"the area holds about {count:,} tiles at zoom {zoom}, over limits.max_tiles {cap:,}; "
-        "take a smaller area, a lower grid.zoom or area.sample, or raise limits.max_tiles"
+        f"take a smaller area, a lower {zoom_key} or area.sample, or raise limits.max_tiles"
     )

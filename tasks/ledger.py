@@ -1,13 +1,14 @@
-"""The ledger: for every candidate tile what happened to it, and why.
+"""The ledger: for every candidate what happened to it, and why. A candidate is a tile or a window, known by its name.
 
 One SQLite database (WAL) in the work directory. A state is written together with its reason, one
 transaction per batch, so a run can be killed anywhere and continued from what the ledger says.
 
-States: ``planned`` (a candidate), ``rejected`` (too little building, or too much nodata), ``selected``
-(passes the density filter, imagery to be fetched), ``absent`` (the source has no such tile; not asked
+States: ``planned`` (a candidate), ``rejected`` (by its labels, or too much nodata or cloud), ``selected``
+(passes the label filter, imagery to be fetched), ``absent`` (the source has no such image; not asked
 again), ``failed`` (every attempt went wrong; asked again by the next run), ``kept`` (good imagery on disk).
 """
 
+import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,40 +20,56 @@ from types import TracebackType
 from typing import Any, Self
 
 from tasks.errors import DiskError, StoreError
-from tasks.grid import Tile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS tile (
-    z INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS sample (
+    name TEXT PRIMARY KEY,                  -- z/x/y of a tile, or a window's name
     candidate INTEGER NOT NULL DEFAULT 1,   -- 0: no longer in the recipe's area
     state TEXT NOT NULL DEFAULT 'planned',
     reason TEXT NOT NULL DEFAULT '',
-    measured TEXT,                          -- key of the footprints and filter that building_fraction is from
-    building_fraction REAL,                 -- share of the tile's pixels, 0 to 1
+    measured TEXT,                          -- key of the labels and filter that the shares are from
+    building_fraction REAL,                 -- share of the sample's pixels, 0 to 1; null without such a class
+    shares TEXT,                            -- JSON: share of every class, in the recipe's order
     mask_sha256 TEXT,
     nodata_fraction REAL,                   -- share of the image's pixels, 0 to 1
+    cloud_fraction REAL,                    -- the same; null where nobody knows
     attempts INTEGER NOT NULL DEFAULT 0,    -- requests sent for the image, over all runs
     bytes INTEGER,                          -- length of the image file
     etag TEXT,
     sha256 TEXT,                            -- of the image file
     fetched_at INTEGER,                     -- Unix seconds
-    split TEXT,                             -- never changes once given
-    PRIMARY KEY (z, x, y)
+    acquired_at INTEGER,                    -- Unix seconds; when the image was taken
+    origin TEXT NOT NULL DEFAULT '',        -- item or scene that the image is from
+    note TEXT NOT NULL DEFAULT '',          -- how its values were made
+    unit TEXT NOT NULL DEFAULT '',          -- what the split keeps together with it
+    split TEXT                              -- never changes once given
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS tile_state ON tile (state);
+CREATE INDEX IF NOT EXISTS sample_state ON sample (state);
 CREATE TABLE IF NOT EXISTS mask (
-    z INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL,
-    bits BLOB NOT NULL,                     -- zlib of one bit a pixel, rows first
-    PRIMARY KEY (z, x, y)
-) WITHOUT ROWID;
+    name TEXT PRIMARY KEY,
+    bits BLOB NOT NULL                      -- zlib of one bit a pixel (tiles) or one byte a pixel (windows), rows first
+);
 CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_FROM_SCHEMA_1 = """
+INSERT INTO sample (name, candidate, state, reason, measured, building_fraction, mask_sha256, nodata_fraction, attempts,
+                    bytes, etag, sha256, fetched_at, split)
+    SELECT z || '/' || x || '/' || y, candidate, state, reason, measured, building_fraction, mask_sha256,
+           nodata_fraction, attempts, bytes, etag, sha256, fetched_at, split FROM tile;
+INSERT INTO mask (name, bits) SELECT z || '/' || x || '/' || y, bits FROM tile_mask;
+DROP TABLE tile;
+DROP TABLE tile_mask;
 """
 
 
+LABEL_REASONS = ("density", "ignored labels", "no label")  # of rejections that labels decide, before any imagery
+_BY_LABELS = "reason IN ('density', 'ignored labels', 'no label')"
+
+
 class State(StrEnum):
-    """What became of a candidate tile."""
+    """What became of a candidate."""
 
     PLANNED = "planned"
     REJECTED = "rejected"
@@ -64,24 +81,26 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Density:
-    """What rasterizing a tile's footprints said. ``mask`` (one bit a pixel) is given for tiles that pass."""
+    """What the labels of a sample said. ``mask`` (packed as the build packs it) is given for samples that pass."""
 
-    tile: Tile
-    building_fraction: float
+    name: str
+    building_fraction: float | None  # None where the dataset has no class for buildings
     mask_sha256: str
     mask: bytes | None
+    shares: tuple[float, ...] = ()  # of every class, in the recipe's order
+    reason: str = "density"  # of the rejection
 
     @property
     def passes(self) -> bool:
-        """Whether the tile has enough building to be selected."""
+        """Whether the sample is selected."""
         return self.mask is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """What asking for a tile's image came to. ``state`` is kept, rejected, absent or failed."""
+    """What asking for a sample's image came to. ``state`` is kept, rejected, absent or failed."""
 
-    tile: Tile
+    name: str
     state: State
     reason: str = ""
     attempts: int = 0
@@ -90,19 +109,28 @@ class Fetched:
     sha256: str | None = None
     nodata_fraction: float | None = None
     fetched_at: int | None = None  # Unix seconds
+    cloud_fraction: float | None = None
+    acquired_at: int | None = None  # Unix seconds
+    origin: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A tile with a good image: what a version is made of."""
+    """A sample with a good image: what a version is made of."""
 
-    tile: Tile
-    building_fraction: float
+    name: str
+    building_fraction: float | None
     mask_sha256: str
     nodata_fraction: float
     sha256: str
     fetched_at: int
     split: str | None
+    shares: tuple[float, ...] = ()
+    cloud_fraction: float | None = None
+    acquired_at: int | None = None
+    origin: str = ""
+    note: str = ""
 
 
 class Ledger:
@@ -116,14 +144,17 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
+            if version not in (0, 1, SCHEMA_VERSION):
                 raise StoreError(
                     f"{path}: a ledger of schema {version}, this program reads {SCHEMA_VERSION}; "
                     "use the program that wrote it, or another work directory"
                 )
-            if version == 0:
-                self._db.executescript(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            if version < SCHEMA_VERSION:
+                renamed = "ALTER TABLE mask RENAME TO tile_mask;" if version == 1 else ""
+                moved = _FROM_SCHEMA_1 if version == 1 else ""
+                self._db.executescript(
+                    f"BEGIN IMMEDIATE;{renamed}{_SCHEMA}{moved}PRAGMA user_version={SCHEMA_VERSION};COMMIT"
+                )
 
     def __enter__(self) -> Self:
         return self
@@ -162,131 +193,179 @@ class Ledger:
         with self._guard():
             return self._db.execute(query, parameters).fetchall()
 
-    def set_candidates(self, tiles: Iterable[Tile]) -> None:
-        """Make exactly these tiles the candidates. What is known of other tiles stays, out of sight."""
+    def set_candidates(self, names: Iterable[str]) -> None:
+        """Make exactly these the candidates. What is known of others stays, out of sight."""
         with self._transaction() as db:
-            db.execute("UPDATE tile SET candidate = 0")
+            db.execute("UPDATE sample SET candidate = 0")
             db.executemany(
-                "INSERT INTO tile (z, x, y) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET candidate = 1",
-                tiles,
+                "INSERT INTO sample (name) VALUES (?) ON CONFLICT DO UPDATE SET candidate = 1",
+                ((name,) for name in names),
             )
 
     def record_densities(self, densities: Sequence[Density], measured: str) -> None:
-        """Record rasterized densities and the masks of tiles that pass, as ``measured`` for a key.
+        """Record what the labels said, and the masks of samples that pass, as ``measured`` for a key.
 
-        A tile whose image is already settled stays so while it passes.
+        A sample whose image is already settled stays so while it passes.
         """
         with self._transaction() as db:
             db.executemany(
-                """UPDATE tile SET building_fraction = ?1, mask_sha256 = ?2, measured = ?3,
-                     state = CASE WHEN ?4 = 0 THEN 'rejected'
+                f"""UPDATE sample SET building_fraction = ?1, mask_sha256 = ?2, measured = ?3, shares = ?4,
+                     state = CASE WHEN ?5 = 0 THEN 'rejected'
                                   WHEN state IN ('absent', 'failed', 'kept') THEN state
-                                  WHEN sha256 IS NOT NULL AND reason = 'density' THEN 'kept'
-                                  WHEN state = 'rejected' AND reason = 'nodata' THEN state
+                                  WHEN sha256 IS NOT NULL AND {_BY_LABELS} THEN 'kept'
+                                  WHEN state = 'rejected' AND NOT {_BY_LABELS} THEN state
                                   ELSE 'selected' END,
-                     reason = CASE WHEN ?4 = 0 THEN 'density'
-                                   WHEN reason = 'density' THEN ''
+                     reason = CASE WHEN ?5 = 0 THEN ?6
+                                   WHEN {_BY_LABELS} THEN ''
                                    ELSE reason END
-                   WHERE z = ?5 AND x = ?6 AND y = ?7""",
-                ((d.building_fraction, d.mask_sha256, measured, int(d.passes), *d.tile) for d in densities),
+                   WHERE name = ?7""",  # noqa: S608 - _BY_LABELS is ours
+                (
+                    (
+                        d.building_fraction,
+                        d.mask_sha256,
+                        measured,
+                        json.dumps(d.shares) if d.shares else None,
+                        int(d.passes),
+                        d.reason,
+                        d.name,
+                    )
+                    for d in densities
+                ),
             )
-            db.executemany("DELETE FROM mask WHERE z = ? AND x = ? AND y = ?", (d.tile for d in densities))
+            db.executemany("DELETE FROM mask WHERE name = ?", ((d.name,) for d in densities))
             db.executemany(
-                "INSERT INTO mask (z, x, y, bits) VALUES (?, ?, ?, ?)",
-                ((*d.tile, zlib.compress(d.mask, 1)) for d in densities if d.mask is not None),
+                "INSERT INTO mask (name, bits) VALUES (?, ?)",
+                ((d.name, zlib.compress(d.mask, 1)) for d in densities if d.mask is not None),
             )
 
     def record_fetched(self, outcomes: Iterable[Fetched]) -> None:
         """Record what became of requested images; attempts add up over runs."""
         with self._transaction() as db:
             db.executemany(
-                """UPDATE tile SET state = ?, reason = ?, attempts = attempts + ?, bytes = ?, etag = ?, sha256 = ?,
-                          nodata_fraction = ?, fetched_at = ? WHERE z = ? AND x = ? AND y = ?""",
+                """UPDATE sample SET state = ?, reason = ?, attempts = attempts + ?, bytes = ?, etag = ?, sha256 = ?,
+                          nodata_fraction = ?, fetched_at = ?, cloud_fraction = ?, acquired_at = ?, origin = ?, note = ?
+                   WHERE name = ?""",
                 (
-                    (o.state, o.reason, o.attempts, o.bytes, o.etag, o.sha256, o.nodata_fraction, o.fetched_at, *o.tile)
+                    (
+                        *(o.state, o.reason, o.attempts, o.bytes, o.etag, o.sha256, o.nodata_fraction, o.fetched_at),
+                        *(o.cloud_fraction, o.acquired_at, o.origin, o.note, o.name),
+                    )
                     for o in outcomes
                 ),
             )
 
-    def forget_images(self, tiles: Iterable[Tile]) -> None:
-        """Put tiles back to ``selected`` because their image file is gone or damaged."""
+    def forget_images(self, names: Iterable[str]) -> None:
+        """Put samples back to ``selected`` because their image file is gone or damaged."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE tile SET state = 'selected', reason = '', sha256 = NULL WHERE z = ? AND x = ? AND y = ?", tiles
+                "UPDATE sample SET state = 'selected', reason = '', sha256 = NULL WHERE name = ?",
+                ((name,) for name in names),
             )
+
+    def forget_all_images(self) -> None:
+        """Put every sample that has had an answer back to ``selected``: the question has changed."""
+        with self._transaction() as db:
+            db.execute(
+                f"""UPDATE sample SET state = 'selected', reason = '', sha256 = NULL
+                    WHERE state IN ('kept', 'absent', 'failed') OR (state = 'rejected' AND NOT {_BY_LABELS})"""  # noqa: S608
+            )
+            db.execute("UPDATE sample SET sha256 = NULL")
 
     def retry_failed(self) -> None:
-        """Put failed tiles back to ``selected``, to be asked for again."""
+        """Put failed samples back to ``selected``, to be asked for again."""
         with self._transaction() as db:
-            db.execute("UPDATE tile SET state = 'selected', reason = '' WHERE state = 'failed' AND candidate")
+            db.execute("UPDATE sample SET state = 'selected', reason = '' WHERE state = 'failed' AND candidate")
 
-    def assign_splits(self, splits: Mapping[Tile, str]) -> None:
-        """Record splits of tiles that have none yet."""
+    def assign_splits(self, splits: Mapping[str, str], units: Mapping[str, str]) -> None:
+        """Record splits, and what they keep together, of samples that have none yet."""
         with self._transaction() as db:
             db.executemany(
-                "UPDATE tile SET split = ? WHERE z = ? AND x = ? AND y = ? AND split IS NULL",
-                ((split, *tile) for tile, split in splits.items()),
+                "UPDATE sample SET split = ?, unit = ? WHERE name = ? AND split IS NULL",
+                ((split, units.get(name, ""), name) for name, split in splits.items()),
             )
 
-    def tiles(self, *states: State) -> list[Tile]:
+    def names(self, *states: State) -> list[str]:
         """Candidates in any of ``states``, sorted."""
         marks = ",".join("?" * len(states))
         rows = self._rows(
-            f"SELECT z, x, y FROM tile WHERE candidate AND state IN ({marks}) ORDER BY z, x, y",  # noqa: S608 - marks only
+            f"SELECT name FROM sample WHERE candidate AND state IN ({marks}) ORDER BY name",  # noqa: S608 - marks only
             states,
         )
-        return [Tile(*row) for row in rows]
+        return [str(row[0]) for row in rows]
 
-    def unmeasured(self, measured: str) -> set[Tile]:
-        """Candidates whose density was not measured for this key."""
-        return {
-            Tile(*row)
-            for row in self._rows("SELECT z, x, y FROM tile WHERE candidate AND measured IS NOT ?", (measured,))
-        }
+    def unmeasured(self, measured: str) -> set[str]:
+        """Candidates whose labels were not measured for this key."""
+        rows = self._rows("SELECT name FROM sample WHERE candidate AND measured IS NOT ?", (measured,))
+        return {str(row[0]) for row in rows}
 
-    def mask(self, tile: Tile) -> bytes:
-        """The mask of a tile that passed, one bit a pixel. Raises StoreError when the ledger has none."""
-        rows = self._rows("SELECT bits FROM mask WHERE z = ? AND x = ? AND y = ?", tile)
+    def mask(self, name: str) -> bytes:
+        """The packed mask of a sample that passed. Raises StoreError when the ledger has none."""
+        rows = self._rows("SELECT bits FROM mask WHERE name = ?", (name,))
         if not rows:
-            raise StoreError(
-                f"{self.path}: no mask of tile {tile.name}; move the ledger away, the next run makes it anew"
-            )
+            raise StoreError(f"{self.path}: no mask of {name}; move the ledger away, the next run makes it anew")
         return zlib.decompress(rows[0][0])
 
     def samples(self) -> list[Sample]:
-        """Every kept candidate, sorted by tile."""
+        """Every kept candidate, sorted by name."""
         rows = self._rows(
-            """SELECT z, x, y, building_fraction, mask_sha256, nodata_fraction, sha256, fetched_at, split
-               FROM tile WHERE candidate AND state = 'kept' ORDER BY z, x, y"""
+            """SELECT name, building_fraction, mask_sha256, nodata_fraction, sha256, fetched_at, split, shares,
+                      cloud_fraction, acquired_at, origin, note
+               FROM sample WHERE candidate AND state = 'kept' ORDER BY name"""
         )
-        return [Sample(Tile(*row[:3]), *row[3:]) for row in rows]
+        return [
+            Sample(
+                *row[:7],
+                shares=_shares(row[7]),
+                cloud_fraction=row[8],
+                acquired_at=row[9],
+                origin=row[10],
+                note=row[11],
+            )
+            for row in rows
+        ]
 
-    def splits(self) -> dict[Tile, str]:
-        """Every split ever given, also of tiles that are no candidates now."""
-        rows = self._rows("SELECT z, x, y, split FROM tile WHERE split IS NOT NULL")
-        return {Tile(*row[:3]): str(row[3]) for row in rows}
+    def splits(self) -> dict[str, str]:
+        """Every split ever given, also of samples that are no candidates now."""
+        return dict(self._rows("SELECT name, split FROM sample WHERE split IS NOT NULL"))
+
+    def units(self) -> dict[str, str]:
+        """The split of every unit that was ever given one. Tiles have no units here: their names say it."""
+        return dict(
+            self._rows("SELECT unit, min(split) FROM sample WHERE split IS NOT NULL AND unit != '' GROUP BY unit")
+        )
 
     def counts(self) -> dict[State, int]:
         """Number of candidates in each state."""
-        found: dict[str, int] = dict(self._rows("SELECT state, count(*) FROM tile WHERE candidate GROUP BY state"))
+        found: dict[str, int] = dict(self._rows("SELECT state, count(*) FROM sample WHERE candidate GROUP BY state"))
         return {state: found.get(state.value, 0) for state in State}
 
     def reasons(self, state: State) -> dict[str, int]:
         """Number of candidates in ``state`` by reason, most frequent first."""
         rows = self._rows(
-            "SELECT reason, count(*) FROM tile WHERE candidate AND state = ? GROUP BY reason ORDER BY 2 DESC, 1",
+            "SELECT reason, count(*) FROM sample WHERE candidate AND state = ? GROUP BY reason ORDER BY 2 DESC, 1",
             (state,),
         )
         return {str(reason): int(count) for reason, count in rows}
 
+    def notes(self) -> dict[str, int]:
+        """Number of kept candidates by how their values were made."""
+        rows = self._rows(
+            "SELECT note, count(*) FROM sample WHERE candidate AND state = 'kept' AND note != '' GROUP BY 1"
+        )
+        return {str(note): int(count) for note, count in rows}
+
+    def measured(self) -> int:
+        """Number of candidates whose labels were measured."""
+        return int(self._rows("SELECT count(*) FROM sample WHERE candidate AND measured IS NOT NULL")[0][0])
+
     def densities(self) -> list[float]:
         """Building fraction of every measured candidate."""
-        rows = self._rows("SELECT building_fraction FROM tile WHERE candidate AND building_fraction IS NOT NULL")
+        rows = self._rows("SELECT building_fraction FROM sample WHERE candidate AND building_fraction IS NOT NULL")
         return [float(row[0]) for row in rows]
 
     def mean_bytes(self) -> float | None:
         """Mean length of the kept images' files, None when there is none."""
-        value = self._rows("SELECT avg(bytes) FROM tile WHERE state = 'kept'")[0][0]
+        value = self._rows("SELECT avg(bytes) FROM sample WHERE state = 'kept'")[0][0]
         return None if value is None else float(value)
 
     def fact(self, key: str) -> str | None:
@@ -298,3 +377,7 @@ class Ledger:
         """Record a fact."""
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO fact (key, value) VALUES (?, ?)", (key, value))
+
+
+def _shares(text: str | None) -> tuple[float, ...]:
+    return tuple(json.loads(text)) if text else ()

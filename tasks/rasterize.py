@@ -1,4 +1,4 @@
-"""Footprints to class masks, exactly, in a tile's own EPSG:3857 pixel grid.
+"""Footprints to class masks, exactly, in a sample's own pixel grid.
 
 The rule is GDAL's: a pixel belongs to a polygon when its centre does. Holes stay open and every part
 of a MultiPolygon is drawn.
@@ -15,7 +15,8 @@ import shapely
 from numpy.typing import NDArray
 from rasterio import Affine
 
-from tasks.grid import Tile, mercator, tile_bounds
+from tasks.georeference import MERCATOR, Georeference, corners, projection_from_lonlat, tile_georeference
+from tasks.grid import Tile, mercator
 
 # rasterio changes the process's warning filters while it rasterizes, which threads must not do at once; and it holds
 # the interpreter for most of the time, so that threads taking turns tile by tile are slower than one after the other.
@@ -23,12 +24,15 @@ _RASTERIZING = threading.Lock()
 
 
 class FootprintIndex:
-    """Footprints in EPSG:3857 with a spatial index; read-only, so threads may share it."""
+    """Footprints in one CRS with a spatial index; read-only, so threads may share it."""
 
-    def __init__(self, footprints: NDArray[np.object_]) -> None:
-        """``footprints``: shapely Polygons and MultiPolygons in EPSG:4326, valid."""
-        shapes = shapely.transform(np.asarray(footprints, dtype=object), mercator)
+    def __init__(self, footprints: NDArray[np.object_], crs: str = MERCATOR) -> None:
+        """``footprints``: shapely Polygons and MultiPolygons in EPSG:4326, valid. crs: of the masks to draw."""
+        project = mercator if crs == MERCATOR else projection_from_lonlat(crs)
+        shapes = shapely.transform(np.asarray(footprints, dtype=object), project)
         polygons = shapely.get_parts(shapes)
+        if crs != MERCATOR and len(polygons):  # a zone does not reach everywhere
+            polygons = polygons[np.isfinite(shapely.bounds(polygons)).all(axis=1)]
         self._count = len(shapes)
         self._tree = shapely.STRtree(polygons)
         # Every vertex in one array, with where each ring and each polygon's rings begin: asking shapely for
@@ -48,21 +52,26 @@ class FootprintIndex:
         return self.masks([tile], pixels)[0]
 
     def masks(self, tiles: Sequence[Tile], pixels: int) -> list[NDArray[np.bool_]]:
-        """The mask of each tile. One thread draws at a time."""
-        with _RASTERIZING, rasterio.Env():
-            return [self._draw(tile, pixels) for tile in tiles]
+        """The mask of each tile, for an index in EPSG:3857. One thread draws at a time."""
+        return self.draw([(tile_georeference(tile, pixels), pixels, pixels) for tile in tiles])
 
-    def _draw(self, tile: Tile, pixels: int) -> NDArray[np.bool_]:
-        bounds = tile_bounds(tile)
-        found = self._tree.query(shapely.box(*bounds))
+    def draw(self, images: Sequence[tuple[Georeference, int, int]]) -> list[NDArray[np.bool_]]:
+        """Building pixels of images given as (georeference in the index's CRS, width, height): bool (height, width).
+
+        One thread draws at a time.
+        """
+        with _RASTERIZING, rasterio.Env():
+            return [self._draw(*image) for image in images]
+
+    def _draw(self, georeference: Georeference, width: int, height: int) -> NDArray[np.bool_]:
+        points = corners(georeference, width, height)
+        found = self._tree.query(shapely.box(*points.min(axis=0), *points.max(axis=0)))
         if not len(found):
-            return np.zeros((pixels, pixels), dtype=np.bool_)
-        west, _, east, north = bounds
-        size = (east - west) / pixels
+            return np.zeros((height, width), dtype=np.bool_)
         burnt: NDArray[np.uint8] = rasterio.features.rasterize(
             [self._polygon(int(index)) for index in found],
-            out_shape=(pixels, pixels),
-            transform=Affine(size, 0.0, west, 0.0, -size, north),
+            out_shape=(height, width),
+            transform=Affine(*georeference.transform),
             dtype="uint8",
         )
         return burnt.view(np.bool_)  # every pixel is 0 or 1

@@ -1,22 +1,27 @@
 """Splits: which samples train, which validate, which test, and never the other way round later.
 
-Units (tiles, or blocks of tiles) are put in the order of a hash of their name and a seed, so the result
-is the same on every machine. A first build cuts that order at the shares; a later version keeps every
+Units (tiles, blocks of tiles, scenes, groups of scenes) are put in the order of a hash of their name and a seed, so
+the result is the same on every machine. A first build cuts that order at the shares; a later version keeps every
 assignment and gives each newcomer to the split that is furthest below its share.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import shapely
 
+from tasks.errors import RecipeError
 from tasks.grid import Tile
 from tasks.recipe import Splits
+from tasks.recipe_parts import SplitShares
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+RESERVED = ":reserved"  # ends the group of windows in the part of a scene that is kept for validation
 
 
 def hash_order(names: Iterable[str], seed: int) -> list[str]:
@@ -35,34 +40,48 @@ def largest_remainder(total: int, shares: Sequence[float]) -> list[int]:
     return counts
 
 
-def assign_splits(
-    tiles: Sequence[Tile], previous: Mapping[Tile, str], splits: Splits, block_zoom: int
-) -> dict[Tile, str]:
-    """The split of every one of ``tiles``.
-
-    ``previous`` holds every assignment ever made, also of tiles that are not in ``tiles`` now.
-    """
-    units: dict[str, list[Tile]] = {}
-    known: dict[str, str] = {}
-    for tile in tiles:
-        units.setdefault(_unit(tile, splits, block_zoom), []).append(tile)
-    for tile, split in previous.items():
-        known.setdefault(_unit(tile, splits, block_zoom), split)
-    order = hash_order(units, splits.seed)
-    sizes = [len(units[name]) for name in order]
+def assign_splits(units: Mapping[str, str], known: Mapping[str, str], splits: SplitShares) -> dict[str, str]:
+    """The split of every sample. ``units``: the unit of each sample; ``known``: units that have a split already."""
+    members: dict[str, list[str]] = {}
+    for name, unit in units.items():
+        members.setdefault(unit, []).append(name)
+    order = hash_order(members, splits.seed)
+    sizes = [len(members[unit]) for unit in order]
     by_unit = _with_newcomers(order, sizes, known, splits) if known else _first_cut(order, sizes, splits)
-    return {tile: by_unit[name] for name, members in units.items() for tile in members}
+    return {name: by_unit[unit] for unit, names in members.items() for name in names}
 
 
-def _unit(tile: Tile, splits: Splits, block_zoom: int) -> str:
+def tile_unit(tile: Tile, splits: Splits, block_zoom: int) -> str:
+    """The unit that a tile belongs to: itself, or its block."""
     return tile.name if splits.by == "tile" else tile.parent(block_zoom).name
 
 
-def _shares(splits: Splits) -> tuple[float, float, float]:
+def named_splits(units: Iterable[str], groups: Mapping[Any, Sequence[str]]) -> dict[str, str]:
+    """The split of every unit that a recipe names: by its name, else by a pattern (``austin*``). Reserved parts validate.
+
+    Raises RecipeError when two splits claim one unit alike.
+    """
+    found: dict[str, str] = {}
+    for unit in units:
+        if unit.endswith(RESERVED):
+            found[unit] = VALIDATION
+            continue
+        claims = {split for split, names in groups.items() if unit in names}
+        claims = claims or {split for split, names in groups.items() if any(fnmatchcase(unit, name) for name in names)}
+        if len(claims) > 1:
+            raise RecipeError(
+                f"splits.groups: {unit} is named in {' and '.join(sorted(claims))}; name it in one of them"
+            )
+        if claims:
+            found[unit] = claims.pop()
+    return found
+
+
+def _shares(splits: SplitShares) -> tuple[float, float, float]:
     return splits.train, splits.validation, splits.test
 
 
-def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: Splits) -> dict[str, str]:
+def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: SplitShares) -> dict[str, str]:
     """Cut the hash order where the running sum of samples is nearest to the shares' sums.
 
     With at least as many units as splits with a share, each of those gets one unit or more.
@@ -81,7 +100,7 @@ def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: Splits) -> di
 
 
 def _with_newcomers(
-    order: Sequence[str], sizes: Sequence[int], known: Mapping[str, str], splits: Splits
+    order: Sequence[str], sizes: Sequence[int], known: Mapping[str, str], splits: SplitShares
 ) -> dict[str, str]:
     shares = dict(zip(SPLITS, _shares(splits), strict=True))
     result = {name: known[name] for name in order if name in known}

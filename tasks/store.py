@@ -1,19 +1,29 @@
 """Reading a dataset store: an Icechunk repository whose tags v1, v2, ... are the dataset's versions.
 
-Layout of a version (schema 1), groups ``train``, ``validation`` and ``test``, n samples each:
+Layout of a version (schema 2), groups ``train``, ``validation`` and ``test``, n samples each:
 
 =================== ======================== ======== ==========================================
 array               dimensions               dtype    meaning
 =================== ======================== ======== ==========================================
-image               sample, band, y, x       uint8    row 0 is the northern edge
-mask                sample, y, x             uint8    class values of the recipe
-tile                sample, index            int32    z, x, y
-sample_id           sample                   string   z/x/y
+image               sample, band, y, x       any      uint8, uint16, int16 or float32; row 0 is the northern edge
+mask                sample, y, x             uint8    class values of the recipe, and its ignore value
+unusable            sample, y, x             uint8    1 where clouds hide the ground (clouds.on_cloud: mask)
+sample_id           sample                   string   z/x/y of a tile, or a window's name
+group               sample                   string   what the split kept together with it
+crs                 sample                   string   "EPSG:3857", ...; empty where there is none
+transform           sample, coefficient      float64  a to f of rasterio.Affine; NaN where there is none
 bounds              sample, edge             float64  west, south, east, north in degrees
-building_fraction   sample                   float32  share of the tile's pixels before resizing
+class_share         sample, class            float32  shares of the sample's pixels, before resizing
+building_fraction   sample                   float32  the same for buildings, where there is such a class
 nodata_fraction     sample                   float32  share of the image's pixels
 fetched_at          sample                   int64    Unix seconds (CF units, so xarray gives dates)
+tile                sample, index            int32    z, x, y (tiles only)
+cloud_fraction      sample                   float32  NaN where nobody knows (windows only)
+acquired_at         sample                   int64    when the image was taken (windows only)
+origin              sample                   string   item or scene that the image is from (windows only)
 =================== ======================== ======== ==========================================
+
+Schema 1 is the same for tiles, without ``group``, ``crs``, ``transform`` and ``class_share``; it is still read.
 """
 
 import re
@@ -31,7 +41,8 @@ import zarr
 from tasks.errors import DiskError, StoreError
 from tasks.secrets import redact
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, 2)
 BRANCH = "main"
 
 # Local storage warns at every open that only one process may commit; the build's lock sees to that.
@@ -60,13 +71,18 @@ class SplitArrays:
 
     @property
     def image(self) -> zarr.Array[Any]:
-        """uint8 (sample, band, y, x)."""
+        """(sample, band, y, x), uint8, uint16, int16 or float32."""
         return self._array("image")
 
     @property
     def mask(self) -> zarr.Array[Any]:
         """uint8 (sample, y, x), class values."""
         return self._array("mask")
+
+    @property
+    def unusable(self) -> zarr.Array[Any] | None:
+        """uint8 (sample, y, x), 1 where clouds hide the ground; None when the version has no such array."""
+        return self._array("unusable") if "unusable" in self.group else None
 
     @property
     def sample_id(self) -> list[str]:
@@ -221,9 +237,9 @@ def open_version(uri: str, version: str | None = None) -> DatasetVersion:
             listed = ", ".join(info.version for info in known)
             raise StoreError(f"{uri}: no version {version!r}; there are {listed}")
         root = zarr.open_group(repository.readonly_session(tag=chosen.version).store, mode="r")
-    if root.attrs.get("schema_version") != SCHEMA_VERSION:
+    if root.attrs.get("schema_version") not in READABLE:
         raise StoreError(
-            f"{uri}@{chosen.version}: schema {root.attrs.get('schema_version')}, this program reads {SCHEMA_VERSION}; "
+            f"{uri}@{chosen.version}: schema {root.attrs.get('schema_version')}, this program reads {READABLE[-1]}; "
             "use the program that wrote it"
         )
     return DatasetVersion(uri, chosen.version, chosen.snapshot, root)

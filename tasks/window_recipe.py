@@ -272,6 +272,8 @@ class WindowRecipe(BaseRecipe):
                 raise ValueError("area: needed for cells of kind tiles and utm, and not used by polygons")
             if not drawn:
                 raise ValueError("labels.source: STAC imagery takes vector, overpass or pbf")
+        elif (self.labels.source == "provided") != (self.imagery.source == "mlhub") and not drawn:
+            raise ValueError("labels.source: provided goes with imagery.source mlhub, rasters with scenes")
         elif self.area is not None:
             raise ValueError(f"area: not used by imagery.source {self.imagery.source}")
         elif self.splits.by == "block":
@@ -313,6 +315,8 @@ class WindowRecipe(BaseRecipe):
             "classes": [[entry.name, entry.value] for entry in self.classes],
             "ignore": self.ignore,
             "splits.by": self.splits.by,
+            "splits.groups": {split: sorted(names) for split, names in sorted(self.splits.groups.items())},
+            "splits.reserve": self.splits.reserve,
             "splits.seed": self.splits.seed,
         }
         return {key: redact_values(value) for key, value in identity.items()}

@@ -217,7 +217,7 @@ class Fetcher:
                     outcome = await self._attempt(tile, tally)
                 except _RetryError as error:
                     if tally.failures >= self._policy.attempts or tally.throttled >= THROTTLED_LIMIT:
-                        outcome = Fetched(tile, State.FAILED, str(error), attempts=tally.requests)
+                        outcome = Fetched(tile.name, State.FAILED, str(error), attempts=tally.requests)
                     else:
                         await asyncio.sleep(error.pause)
         finally:
@@ -257,7 +257,7 @@ class Fetcher:
         if status == 200:
             return await self._checking.do((tile, request, answer, tally.requests))
         if self._source.is_absent(status, answer.body):
-            return Fetched(tile, State.ABSENT, f"HTTP {status}", tally.requests, fetched_at=int(time.time()))
+            return Fetched(tile.name, State.ABSENT, f"HTTP {status}", tally.requests, fetched_at=int(time.time()))
         asked = asked_pause(answer.headers, time.time())
         if status == 429:
             tally.throttled += 1
@@ -287,8 +287,9 @@ class Fetcher:
             ) from None
         now = int(time.time())
         if nodata > self._policy.max_nodata_fraction:
-            return Fetched(tile, State.REJECTED, "nodata", requests, len(body), nodata_fraction=nodata, fetched_at=now)
+            size = len(body)
+            return Fetched(tile.name, State.REJECTED, "nodata", requests, size, nodata_fraction=nodata, fetched_at=now)
         write_image(self._folder, tile, form, body)
         etag = answer.headers.get("ETag", "")[:MAX_ETAG] or None
         digest = hashlib.sha256(body).hexdigest()
-        return Fetched(tile, State.KEPT, "", requests, len(body), etag, digest, nodata, now)
+        return Fetched(tile.name, State.KEPT, "", requests, len(body), etag, digest, nodata, now)

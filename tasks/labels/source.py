@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from tasks.errors import RecipeError
 from tasks.grid import Tile
 from tasks.labels.footprints import Footprints
-from tasks.recipe import Recipe
+from tasks.recipe import AnyRecipe, PbfLabels, VectorLabels
 
 ANSWERS = "answers"
 
@@ -24,7 +24,7 @@ class LabelSource(Protocol):
         """
 
 
-def label_source(recipe: Recipe) -> LabelSource:
+def label_source(recipe: AnyRecipe) -> LabelSource:
     """The source that ``labels`` of the recipe names. Raises RecipeError for a source or value it cannot take."""
     labels = recipe.labels
     make = _SOURCES.get(labels.source)
@@ -33,13 +33,34 @@ def label_source(recipe: Recipe) -> LabelSource:
     return make(recipe, labels)
 
 
-def _vector(recipe: Recipe, labels: Any) -> LabelSource:
-    from tasks.labels.vector import VectorSource
+def label_origin(recipe: AnyRecipe) -> str:
+    """What the footprints are taken from: the recipe's words, and the state of local files."""
+    labels = recipe.labels
+    pattern = labels.path if isinstance(labels, VectorLabels | PbfLabels) else None
+    states = [path.stat() for path in _files(recipe, pattern) if path.exists()] if pattern else []
+    return labels.model_dump_json() + "".join(f" {state.st_mtime_ns} {state.st_size}" for state in states)
 
-    return VectorSource(recipe.resolve(labels.path), labels.layer)
+
+def _files(recipe: AnyRecipe, pattern: str) -> list[Path]:
+    """The file that a path names, or the files that a pattern with ``{scene}`` or ``*`` matches."""
+    wild = pattern.replace("{scene}", "*")
+    if "*" not in wild:
+        return [recipe.resolve(wild)]
+    fixed = Path(wild.split("*", 1)[0]).parent  # what stands before the first part with a star
+    root = recipe.resolve(str(fixed))
+    return sorted(root.glob(str(Path(wild).relative_to(fixed))))
 
 
-def _overpass(_: Recipe, labels: Any) -> LabelSource:
+def _vector(recipe: AnyRecipe, labels: Any) -> LabelSource:
+    from tasks.labels.vector import VectorFiles, VectorSource
+
+    files = _files(recipe, labels.path)
+    if "*" in labels.path or "{scene}" in labels.path:
+        return VectorFiles(recipe.resolve(labels.path), [VectorSource(file, labels.layer) for file in files])
+    return VectorSource(files[0], labels.layer)
+
+
+def _overpass(_: AnyRecipe, labels: Any) -> LabelSource:
     from tasks.labels.overpass import OverpassSource
 
     return OverpassSource(
@@ -51,11 +72,11 @@ def _overpass(_: Recipe, labels: Any) -> LabelSource:
     )
 
 
-def _pbf(recipe: Recipe, labels: Any) -> LabelSource:
+def _pbf(recipe: AnyRecipe, labels: Any) -> LabelSource:
     from tasks.labels.pbf import PbfSource
 
     path = None if labels.path is None else recipe.resolve(labels.path)
     return PbfSource(path, url=labels.url, checksum=labels.checksum)
 
 
-_SOURCES: dict[str, Callable[[Recipe, Any], LabelSource]] = {"vector": _vector, "overpass": _overpass, "pbf": _pbf}
+_SOURCES: dict[str, Callable[[AnyRecipe, Any], LabelSource]] = {"vector": _vector, "overpass": _overpass, "pbf": _pbf}

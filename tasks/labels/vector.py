@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,21 @@ class VectorSource:
     path: Path
     layer: str | None = None
 
-    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:  # noqa: ARG002 - a file needs no work folder
+    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
         """Polygons on ``tiles``, their OSM ids and tags taken from columns of that name. Raises LabelError."""
+        found = self.fetch_or_none(tiles, work)
+        if found is None:
+            raise LabelError(f"{self.path}: holds no feature; labels need a file with building polygons")
+        return found
+
+    def fetch_or_none(self, tiles: Sequence[Tile], work: Path) -> Footprints | None:  # noqa: ARG002
+        """As :meth:`fetch`; None for a file without any feature, as a scene without buildings has."""
         if not self.path.exists():
             raise LabelError(f"{self.path}: no such file; correct labels.path (it is relative to the recipe)")
         cover = TileCover(tiles)
         frame = _read_parquet(self.path, cover) if self.path.suffix in _PARQUET else _read(self.path, self.layer, cover)
+        if frame is None:
+            return None
         if len(frame) and not frame.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"]).any():
             raise _no_polygons(self.path)
         frame = frame.to_crs(4326)
@@ -52,8 +62,40 @@ class VectorSource:
         )
 
 
+@dataclass(frozen=True)
+class VectorFiles:
+    """The polygons of many files, as where every scene has its own."""
+
+    pattern: Path  # what the files matched, for messages
+    sources: Sequence[VectorSource]
+
+    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
+        """As :meth:`VectorSource.fetch`, of all files; a polygon with an OSM id that stands in several comes once."""
+        if not self.sources:
+            raise LabelError(f"{self.pattern}: matches no file; correct labels.path (it is relative to the recipe)")
+        found = [one for one in (source.fetch_or_none(tiles, work) for source in self.sources) if one is not None]
+        reports = [one.report for one in found]
+        together = clean(
+            [shape for one in found for shape in one.geometry],
+            osm_type=[kind for one in found for kind in one.osm_type],
+            osm_id=[number for one in found for number in one.osm_id.tolist()],
+            source=f"vector {self.pattern.name} ({len(self.sources)} files)",
+            timestamp=max((report.timestamp for report in reports), default=""),
+        )
+        dropped = Counter(together.report.dropped)
+        for report in reports:
+            dropped.update(report.dropped)
+        whole = replace(
+            together.report,
+            read=sum(report.read for report in reports),
+            repaired=sum(report.repaired for report in reports),
+            dropped=dict(sorted(dropped.items())),
+        )
+        return replace(together, report=whole)
+
+
 def _read(path: Path, layer: str | None, cover: TileCover) -> Any:
-    """GeoDataFrame of the layer's features near the tiles, through GDAL."""
+    """GeoDataFrame of the layer's features near the tiles, through GDAL; None when it has none at all."""
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
@@ -61,7 +103,7 @@ def _read(path: Path, layer: str | None, cover: TileCover) -> Any:
         layer = _choose_layer(path, layer, pyogrio.list_layers(path))
         info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
         if info["features"] == 0:
-            raise LabelError(f"{path}: holds no feature; labels need a file with building polygons")
+            return None
         if info["crs"] is None:
             raise _no_crs(path)
         columns = [name for name in info["fields"] if name in _COLUMNS]
@@ -83,7 +125,7 @@ def _read_parquet(path: Path, cover: TileCover) -> Any:
         geo = json.loads(schema.metadata[b"geo"])
         geometry = geo["columns"][geo["primary_column"]]
         if pq.ParquetFile(path).metadata.num_rows == 0:
-            raise LabelError(f"{path}: holds no feature; labels need a file with building polygons")
+            return None
         if geometry.get("crs", {}) is None:  # absent means longitude and latitude, null means unknown
             raise _no_crs(path)
         columns = [geo["primary_column"], *(name for name in schema.names if name in _COLUMNS)]

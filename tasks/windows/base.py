@@ -14,14 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import TilewrightError
+from tasks.georeference import Georeference
 from tasks.labels.footprints import LabelReport
 
-
-class Georeference(NamedTuple):
-    """Where the pixels of a window lie."""
-
-    crs: str  # "EPSG:32633", or WKT where the CRS has no code
-    transform: tuple[float, float, float, float, float, float]  # a, b, c, d, e, f as in rasterio.Affine
+__all__ = [
+    "Chip",
+    "Georeference",
+    "Look",
+    "RawLabels",
+    "Shard",
+    "Window",
+    "WindowLabels",
+    "WindowReadError",
+    "WindowSource",
+    "of_look",
+    "ranked",
+    "window_name",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +61,9 @@ class Chip:
     """The pixels of a window as seen once."""
 
     image: NDArray[Any]  # (band, y, x): uint8, uint16, int16 or float32
-    nodata: NDArray[np.bool_]  # (y, x): True where there is no data in any band, padding included
+    nodata: NDArray[np.bool_]  # (y, x): True where there is no data in any band
     note: str = ""  # how the values were made, such as the reflectance rule
+    padded: NDArray[np.bool_] | None = None  # (y, x): True where the inside of the scene is mirrored; no nodata there
 
 
 class Look(Protocol):
@@ -77,8 +87,15 @@ class Look(Protocol):
 class WindowSource(Protocol):
     """Imagery for windows. Making one does no I/O; it is used as a context manager, from several threads."""
 
-    bands: tuple[str, ...]  # names of the bands of every image
-    requests: int  # sent over HTTP so far
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands of every image."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far."""
+        ...
 
     def windows(self) -> list[Window]:
         """Every window, sorted so that neighbours stand together. Raises SourceError, AreaError."""

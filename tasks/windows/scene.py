@@ -15,7 +15,10 @@ IMAGE = "image"  # key of an asset that holds all bands in one file
 class Asset(Protocol):
     """A raster file that is on this machine, or can be fetched to it."""
 
-    name: str  # path or URL for messages, tokens removed
+    @property
+    def name(self) -> str:
+        """Path or URL for messages, tokens removed."""
+        ...
 
     def path(self) -> Path:
         """The file, fetched when it is not here yet. Raises WindowReadError, SourceError, CredentialError."""

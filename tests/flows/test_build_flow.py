@@ -46,7 +46,7 @@ def test_the_server_sees_shards_and_a_summary(
     tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.build import build
-    from tasks import build as steps
+    from tasks import tile_build as steps
     from tasks.grid import shards
 
     monkeypatch.setattr(steps, "shards", lambda tiles: shards(tiles, 16))

@@ -37,17 +37,22 @@ def test_recipes_are_shipped() -> None:
     assert {"osm-france", "osm-france-ign", "osm-sandbox"} < set(_RECIPES)
 
 
+# What the one network there is now cannot train on: no class for buildings, no published test labels (inria), or a
+# window that it cannot halve three times (emergency).
+_NOT_TRAINED = {"landcovernet-africa", "crop-type-ghana", "crop-type-kenya", "inria", "emergency"}
+
+
 @pytest.mark.parametrize("recipe", _RECIPES)
 def test_each_recipe_has_its_deployments(recipe: str) -> None:
     entries = {entry["name"]: entry for entry in _ENTRIES}
     assert entries[f"build-{recipe}"]["parameters"] == {"recipe": f"datasets/{recipe}.yaml"}
-    assert entries[f"train-{recipe}"]["parameters"]["store"] == f"stores/{recipe}"
+    if recipe not in _NOT_TRAINED:
+        assert entries[f"train-{recipe}"]["parameters"]["store"] == f"stores/{recipe}"
 
 
 def test_no_deployment_without_a_recipe() -> None:
-    assert {entry["name"] for entry in _ENTRIES} == {
-        f"{verb}-{name}" for verb in ("build", "train") for name in _RECIPES
-    }
+    trained = {f"train-{name}" for name in _RECIPES if name not in _NOT_TRAINED}
+    assert {entry["name"] for entry in _ENTRIES} == {f"build-{name}" for name in _RECIPES} | trained
 
 
 @pytest.mark.server

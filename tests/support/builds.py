@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.build import Build, BuildSummary
+from tasks.build import BuildSummary, open_build
 from tasks.recipe import load_recipe
 from tasks.store import open_version
 
 
 def run_build(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> BuildSummary:
     """The steps of the flow, one after the other, in this thread."""
-    with Build(load_recipe(recipe, overrides), str(store)) as run:
+    with open_build(load_recipe(recipe, overrides), str(store)) as run:
         run.check_imagery()
         shards = run.plan()
         run.take_labels()

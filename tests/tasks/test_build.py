@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from infra.sandbox.scripted import Reply, ScriptedServer
-from tasks import build as steps
-from tasks.build import Build
+from tasks import tile_build as steps
 from tasks.errors import (
     BusyError,
     CredentialError,
@@ -29,6 +28,7 @@ from tasks.grid import Tile, lonlat_bounds
 from tasks.ledger import Ledger, State
 from tasks.recipe import load_recipe
 from tasks.store import open_version, versions
+from tasks.tile_build import TileBuild
 from tasks.workdir import WorkDir
 from tests.support.builds import contents, run_build
 from tests.support.small import NORTH, WEST, ZOOM, SmallRegion, png_of
@@ -78,7 +78,7 @@ def test_only_tiles_that_pass_are_asked_for(site: Site) -> None:
     assert sum(summary.splits.values()) == summary.kept
     assert site.server.counts() == {f"/{tile.name}.png": 1 for tile in selected}
     with site.ledger() as ledger:
-        assert ledger.tiles(State.ABSENT) == [ABSENT]
+        assert ledger.names(State.ABSENT) == [ABSENT.name]
         assert ledger.reasons(State.REJECTED) == {"density": len(site.region.tiles) - len(selected)}
 
 
@@ -228,7 +228,7 @@ def test_a_first_build_that_ends_before_its_commit_gives_no_split_away(site: Sit
     for tile in site.region.selected[::5]:
         site.spoil(tile, Reply(503))
     overrides = ["imagery.attempts=1", "splits.by=tile", "limits.max_failed_fraction=0.5"]
-    with Build(load_recipe(site.recipe, overrides), str(site.store)) as run:
+    with TileBuild(load_recipe(site.recipe, overrides), str(site.store)) as run:
         run.check_imagery()
         shards = run.plan()
         run.take_labels()
@@ -291,9 +291,9 @@ def test_another_recipe_is_refused(site: Site) -> None:
 
 def test_a_second_build_of_the_same_store_is_told_who_holds_it(site: Site) -> None:
     with (
-        Build(load_recipe(site.recipe), str(site.store)),
+        TileBuild(load_recipe(site.recipe), str(site.store)),
         pytest.raises(BusyError, match=rf"another build holds this store \(process {os.getpid()} on .* since 20"),
-        Build(load_recipe(site.recipe), str(site.store)),
+        TileBuild(load_recipe(site.recipe), str(site.store)),
     ):
         pass
     run_build(site.recipe, site.store)
@@ -302,8 +302,8 @@ def test_a_second_build_of_the_same_store_is_told_who_holds_it(site: Site) -> No
 def test_a_lock_of_a_dead_process_holds_nothing(site: Site) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from tasks.build import Build; from tasks.recipe import load_recipe\n"
-        "held = Build(load_recipe(Path(sys.argv[1])), sys.argv[2]); held.__enter__(); os.kill(os.getpid(), 9)"
+        "from tasks.tile_build import TileBuild; from tasks.recipe import load_recipe\n"
+        "held = TileBuild(load_recipe(Path(sys.argv[1])), sys.argv[2]); held.__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(site.recipe), str(site.store)], check=False)
     assert '"pid"' in (site.folder / "store.work" / "lock").read_text()

@@ -13,6 +13,9 @@ from tests.support.recipes import write_recipe
 TILES = [Tile(20, x, 0) for x in range(100)]
 
 
+BANDS = ("red", "green", "blue")
+
+
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     return load_recipe(write_recipe(tmp_path))
@@ -20,9 +23,9 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def funnel_of(folder: Path, recipe: Recipe, passing: int) -> Funnel:
     with Ledger(folder / "ledger.sqlite") as ledger:
-        ledger.set_candidates(TILES)
+        ledger.set_candidates(tile.name for tile in TILES)
         ledger.record_densities(
-            [Density(tile, i / 200, "m", b"" if i >= 100 - passing else None) for i, tile in enumerate(TILES)], "k"
+            [Density(tile.name, i / 200, "m", b"" if i >= 100 - passing else None) for i, tile in enumerate(TILES)], "k"
         )
         return Funnel.of(ledger, recipe)
 
@@ -32,10 +35,10 @@ def test_the_funnel_counts_every_way_out(tmp_path: Path, recipe: Recipe) -> None
     with Ledger(tmp_path / "ledger.sqlite") as ledger:
         ledger.record_fetched(
             [
-                *(Fetched(tile, State.KEPT, sha256="s", bytes=9) for tile in TILES[40:90]),
-                Fetched(TILES[90], State.ABSENT, "x"),
-                Fetched(TILES[91], State.FAILED, "HTTP 503"),
-                Fetched(TILES[92], State.REJECTED, "nodata"),
+                *(Fetched(tile.name, State.KEPT, sha256="s", bytes=9) for tile in TILES[40:90]),
+                Fetched(TILES[90].name, State.ABSENT, "x"),
+                Fetched(TILES[91].name, State.FAILED, "HTTP 503"),
+                Fetched(TILES[92].name, State.REJECTED, "nodata"),
             ]
         )
         funnel = Funnel.of(ledger, recipe)
@@ -69,12 +72,12 @@ def test_samples_are_drawn_with_their_masks(tmp_path: Path) -> None:
     image = np.full((3, 64, 64), 100, dtype=np.uint8)
     mask = np.zeros((64, 64), dtype=np.uint8)
     mask[:, 32:] = 1
-    draw_samples(tmp_path / "sheet.png", [(image, mask)] * 5)
+    draw_samples(tmp_path / "sheet.png", [(image, mask)] * 5, BANDS, {0: "#000000", 1: "#ffffff"})
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.size == (4 * 262 + 6, 2 * 524 + 6)
         assert sheet.getpixel((6 + 200, 6 + 100)) == (100, 100, 100)
         assert sheet.getpixel((6 + 10, 6 + 256 + 100)) == (100, 100, 100)
         red, green, _ = sheet.getpixel((6 + 200, 6 + 256 + 100))  # type: ignore[misc]
         assert red > 150 > green
-    draw_samples(tmp_path / "none.png", [])
+    draw_samples(tmp_path / "none.png", [], BANDS, {})
     assert not (tmp_path / "none.png").exists()

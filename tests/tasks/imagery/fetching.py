@@ -33,7 +33,7 @@ def fetch(
     outcomes: list[Fetched] = []
     with Fetcher(source(url + "/{z}/{x}/{y}.png", pixels), policy(**changes), folder) as fetcher:
         summary = fetcher.fetch([TILE] if tiles is None else tiles, outcomes.extend)
-    by_tile = {outcome.tile: outcome for outcome in outcomes}
+    by_tile = {Tile.parse(outcome.name): outcome for outcome in outcomes}
     assert len(by_tile) == len(outcomes)
     assert summary.requests == sum(outcome.attempts for outcome in outcomes) == fetcher.requests
     return by_tile, summary

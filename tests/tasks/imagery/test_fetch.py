@@ -30,7 +30,7 @@ def test_a_good_image_is_kept_and_described(tmp_path: Path) -> None:
     assert outcome.fetched_at is not None
     assert before <= outcome.fetched_at <= time.time()
     assert outcome == Fetched(
-        TILE, State.KEPT, "", 1, len(PNG), '"abc"', hashlib.sha256(PNG).hexdigest(), 0.0, outcome.fetched_at
+        TILE.name, State.KEPT, "", 1, len(PNG), '"abc"', hashlib.sha256(PNG).hexdigest(), 0.0, outcome.fetched_at
     )
     assert server.requests[0].headers["User-Agent"].startswith("tilewright/")
 
@@ -101,7 +101,7 @@ def test_what_was_done_before_a_refusal_is_handed_over(tmp_path: Path) -> None:
         assert time.monotonic() - started < 10
         assert 90 - WINDOW * 8 <= len(outcomes) <= 99  # an image that waits to be checked is not done
         assert {outcome.state for outcome in outcomes} == {State.KEPT}
-        assert all(image_path(tmp_path, outcome.tile) for outcome in outcomes)
+        assert all(image_path(tmp_path, Tile.parse(outcome.name)) for outcome in outcomes)
         rest: list[Fetched] = []
         fetcher.fetch(tiles[:2], rest.extend)  # the fetcher itself goes on
         assert len(rest) == 2

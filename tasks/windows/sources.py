@@ -1,0 +1,87 @@
+"""Imagery and labels of windows by the recipe's words: one entry here makes a new source known."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tasks.errors import SourceError
+from tasks.labels.source import label_source
+from tasks.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
+from tasks.stac.source import StacSource
+from tasks.window_recipe import MlhubImagery, ProvidedLabels, RasterLabels, ScenesImagery, StacImagery, WindowRecipe
+from tasks.windows.base import Look, Window, WindowLabels, WindowSource
+from tasks.windows.folder import folder_scenes
+from tasks.windows.footprint_labels import FootprintLabels
+from tasks.windows.scene import Scene
+from tasks.windows.scene_labels import SceneLabels
+from tasks.windows.scenes import SceneSource
+
+
+class CatalogueSource:
+    """Windows of a catalogue of scenes that is listed, or downloaded, when windows are first asked for."""
+
+    def __init__(self, recipe: WindowRecipe, work: Path) -> None:
+        """``work`` is a folder for what must be downloaded."""
+        self.bands = tuple(recipe.imagery.bands)
+        self._recipe, self._work = recipe, work
+        self._catalogue: MlhubCatalogue | None = None
+        self._source: SceneSource | None = None
+        self._scenes: list[Scene] = []
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far."""
+        return self._catalogue.requests if self._catalogue else 0
+
+    @property
+    def scenes(self) -> list[Scene]:
+        """The scenes, after :meth:`windows`."""
+        return self._scenes
+
+    def windows(self) -> list[Window]:
+        """As :meth:`tasks.windows.scenes.SceneSource.windows`."""
+        imagery = self._recipe.imagery
+        if isinstance(imagery, MlhubImagery):
+            self._catalogue = mlhub_scenes(self._recipe, self._work)
+            self._scenes = list(self._catalogue.scenes)
+        elif isinstance(imagery, ScenesImagery):
+            self._scenes = folder_scenes(self._recipe)
+        else:
+            raise TypeError("the recipe's imagery is not of scenes")
+        self._source = SceneSource(self._scenes, imagery, self._recipe.splits)
+        return self._source.windows()
+
+    def looks(self, window: Window) -> Sequence[Look]:
+        """As :meth:`tasks.windows.scenes.SceneSource.looks`."""
+        if self._source is None:
+            raise SourceError("imagery: the scenes have not been listed yet; ask for the windows first")
+        return self._source.looks(window)
+
+    def close(self) -> None:
+        """Let files and connections go."""
+        if self._source is not None:
+            self._source.close()
+        if self._catalogue is not None:
+            self._catalogue.close()
+
+
+_SOURCES: Mapping[str, Callable[[WindowRecipe, Path], WindowSource]] = {
+    "stac": StacSource,
+    "mlhub": CatalogueSource,
+    "scenes": CatalogueSource,
+}
+
+
+def open_source(recipe: WindowRecipe, work: Path) -> WindowSource:
+    """The imagery source of a recipe; ``work`` is a folder for downloads. Raises SourceError, CredentialError."""
+    return _SOURCES[recipe.imagery.source](recipe, work)
+
+
+def open_labels(recipe: WindowRecipe, source: WindowSource, footprints: Path) -> WindowLabels:
+    """The label source of a recipe, after ``source`` has said its windows; ``footprints``: the file for drawn ones."""
+    labels = recipe.labels
+    if not isinstance(labels, RasterLabels | ProvidedLabels):
+        return FootprintLabels(label_source(recipe), footprints)
+    if not isinstance(source, CatalogueSource) or isinstance(recipe.imagery, StacImagery):
+        raise TypeError("label rasters go with scenes")
+    listed = {value for entry in recipe.classes for value in (entry.source_values or [entry.value])}
+    return SceneLabels(source.scenes, labels, padding=recipe.imagery.windows.padding, listed=listed)
