@@ -23,11 +23,13 @@ masks = npst.arrays(np.uint8, shapes, elements=st.sampled_from([0, 2, 5, 255]))
 
 
 def recipe(classes: list[dict[str, Any]] = CLASSES, labels: dict[str, Any] | None = None, **more: Any) -> WindowRecipe:
+    scenes = {"source": "scenes", "images": "{scene}.tif", "bands": ["red"], "windows": {"size": 64}}
+    collection = {"source": "mlhub", "reader": "local", "path": "chips", "bands": ["B02"]}
     return WindowRecipe.model_validate(
         {
             "name": "made-up",
             "title": "Made up",
-            "imagery": {"source": "scenes", "images": "{scene}.tif", "bands": ["red"], "windows": {"size": 64}},
+            "imagery": collection if labels else scenes,
             "labels": labels or {"source": "rasters", "path": "{scene}.png"},
             "classes": classes,
             **more,

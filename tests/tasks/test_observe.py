@@ -37,7 +37,7 @@ class Made:
     def read(self) -> Chip:
         self.reads += 1
         image = np.full((2, SIDE, SIDE), self._value, dtype=np.uint16)
-        return Chip(image, first(self._empty), self._padded, self._note)
+        return Chip(image, first(self._empty), padded=self._padded, note=self._note)
 
     def layer(self, name: str) -> NDArray[Any] | None:
         self.layers += 1
