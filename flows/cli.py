@@ -79,6 +79,8 @@ def build(
     table = Table(title=f"{state} {summary.version} ({summary.snapshot})", show_header=False, title_justify="left")
     for name in ("candidates", "selected", "kept", "absent", "failed"):
         table.add_row(name, f"{getattr(summary, name):,}")
+    for reason, count in summary.rejected.items():
+        table.add_row(f"rejected: {reason}", f"{count:,}")
     table.add_row("splits", ", ".join(f"{split} {count:,}" for split, count in summary.splits.items()))
     table.add_row("requests", ", ".join(f"{what} {count:,}" for what, count in summary.requests.items()))
     table.add_row("seconds", f"{summary.seconds:.1f}")

@@ -207,8 +207,8 @@ class Build(ABC):
                 raise NothingSelectedError(
                     f"no image was kept, so no version was made\n{describe_funnel(Funnel.of(ledger, self.recipe))}"
                 )
-            stored, order = self._previous(list_versions(repository))
-            known = self._known_units({**stored, **ledger.splits()}) | ledger.units()
+            stored, units, order = self._previous(list_versions(repository))
+            known = self._known_units({**stored, **ledger.splits()}) | units | ledger.units()
         self._units = {sample.name: self._unit(sample.name) for sample in kept}
         self._assigned = assigned = assign_splits(self._units, known, self.recipe.splits)
         dropped = self._too_near(assigned)
@@ -294,14 +294,16 @@ class Build(ABC):
                 )
             ledger.set_fact("identity", json.dumps(mine))
 
-    def _previous(self, known: Sequence[VersionInfo]) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Splits by sample and sample order by split of the newest version."""
+    def _previous(self, known: Sequence[VersionInfo]) -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
+        """Of the newest version: splits by sample, splits by unit, and sample order by split."""
         self._latest = known[-1] if known else None
         if self._latest is None:
-            return {}, {}
+            return {}, {}, {}
         version = open_version(self.store, self._latest.version)
         order = {split: version.split(split).sample_id for split in SPLITS}
-        return {name: split for split, names in order.items() for name in names}, order
+        groups = {split: version.split(split).group_of for split in SPLITS}
+        units = {unit: split for split, names in groups.items() for unit in names}
+        return {name: split for split, names in order.items() for name in names}, units, order
 
     def _attributes(self, funnel: Funnel) -> dict[str, Any]:
         recipe = self.recipe

@@ -72,10 +72,17 @@ class ClassMap:
         outside = [code for code in (*claimed, *recipe.ignore_values) if not _INT64.min <= code <= _INT64.max]
         if outside:
             raise RecipeError(f"source_values, ignore_values: {outside[0]} fits no raster; expected 64-bit integers")
+        ignored_colors = {_color_code(text) for text in recipe.ignore_colors}
+        for code, entry in colors:
+            if entry.source_colors is not None and code in ignored_colors:
+                raise RecipeError(
+                    f"ignore_colors: {_color_text(code)} is claimed by class {entry.name} too; let one of them have it"
+                )
         # Printed colours may be alike as long as nobody reads them back from a label raster.
-        read_back = any(entry.source_colors is not None for entry in recipe.classes)
+        read_back = bool(ignored_colors) or any(entry.source_colors is not None for entry in recipe.classes)
         if read_back or len({code for code, _ in colors}) == len(colors):
-            color_table = _Table.of((code, entry.value) for code, entry in _once(colors, _color_text))
+            owned = [(code, entry.value) for code, entry in _once(colors, _color_text) if code not in ignored_colors]
+            color_table = _Table.of([*owned, *((code, recipe.ignore) for code in ignored_colors)])
         else:
             color_table = None
         values = [(code, entry.value) for code, entry in integers]
@@ -102,7 +109,11 @@ class ClassMap:
                     f"{window}: its labels are RGB colours, and two of the recipe's classes have the same color; give "
                     "them source_colors"
                 )
-            table, text, remedy = self.colors, _color_text, "the source_colors of a class"
+            table, text, remedy = (
+                self.colors,
+                _color_text,
+                "the source_colors of a class, or to ignore_colors where they mean no label",
+            )
         elif values.ndim == 2:
             codes, table, text = _whole(values, ignored, window), self.integers, _value_text
             remedy = "the source_values of a class, or to ignore_values where they mean no label"

@@ -66,6 +66,7 @@ DROP TABLE tile_mask;
 
 LABEL_REASONS = ("density", "ignored labels", "no label")  # of rejections that labels decide, before any imagery
 _BY_LABELS = "reason IN ('density', 'ignored labels', 'no label')"
+_ANSWERED = f"(state IN ('kept', 'absent', 'failed') OR (state = 'rejected' AND NOT {_BY_LABELS}))"
 
 
 class State(StrEnum):
@@ -262,14 +263,20 @@ class Ledger:
                 ((name,) for name in names),
             )
 
-    def forget_all_images(self) -> None:
-        """Put every sample that has had an answer back to ``selected``: the question has changed."""
+    def forget_answers(self, names: Iterable[str]) -> None:
+        """Put samples that have had an answer back to ``selected``: what is asked for has changed."""
         with self._transaction() as db:
-            db.execute(
-                f"""UPDATE sample SET state = 'selected', reason = '', sha256 = NULL
-                    WHERE state IN ('kept', 'absent', 'failed') OR (state = 'rejected' AND NOT {_BY_LABELS})"""  # noqa: S608
+            db.executemany(
+                f"""UPDATE sample SET sha256 = NULL,
+                     state = CASE WHEN {_ANSWERED} THEN 'selected' ELSE state END,
+                     reason = CASE WHEN {_ANSWERED} THEN '' ELSE reason END
+                   WHERE name = ?""",  # noqa: S608 - _ANSWERED is ours
+                ((name,) for name in names),
             )
-            db.execute("UPDATE sample SET sha256 = NULL")
+
+    def known(self) -> list[str]:
+        """Every sample there ever was, sorted; candidates or not."""
+        return [str(row[0]) for row in self._rows("SELECT name FROM sample ORDER BY name")]
 
     def retry_failed(self) -> None:
         """Put failed samples back to ``selected``, to be asked for again."""
@@ -314,12 +321,18 @@ class Ledger:
         )
         return [
             Sample(
-                *row[:7],
-                shares=_shares(row[7]),
-                cloud_fraction=row[8],
-                acquired_at=row[9],
-                origin=row[10],
-                note=row[11],
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                row[4],
+                row[5],
+                row[6],
+                _shares(row[7]),
+                row[8],
+                row[9],
+                row[10],
+                row[11],
             )
             for row in rows
         ]

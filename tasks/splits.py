@@ -57,7 +57,7 @@ def tile_unit(tile: Tile, splits: Splits, block_zoom: int) -> str:
 
 
 def named_splits(units: Iterable[str], groups: Mapping[Any, Sequence[str]]) -> dict[str, str]:
-    """The split of every unit that a recipe names: by its name, else by a pattern (``austin*``). Reserved parts validate.
+    """The split of every unit that a recipe names: by name, else by pattern (``austin*``). Reserved parts validate.
 
     Raises RecipeError when two splits claim one unit alike.
     """

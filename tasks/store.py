@@ -89,6 +89,11 @@ class SplitArrays:
         """Names of the samples, in order."""
         return [str(name) for name in self._array("sample_id")[:]]  # type: ignore[union-attr]
 
+    @property
+    def group_of(self) -> list[str]:
+        """What the split kept together with each sample, in order; empty in versions of schema 1."""
+        return [str(name) for name in self._array("group")[:]] if "group" in self.group else []  # type: ignore[union-attr]
+
     def array(self, name: str) -> Any:
         """A whole array of the split in memory, such as ``tile`` or ``building_fraction``."""
         return self._array(name)[:]

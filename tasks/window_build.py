@@ -2,9 +2,11 @@
 
 import functools
 import hashlib
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from tasks.splits import RESERVED, named_splits
 from tasks.window_recipe import WindowRecipe
 from tasks.windows import kept
 from tasks.windows.base import Shard, Window, WindowLabels, WindowReadError, WindowSource
-from tasks.windows.sources import open_labels, open_source
+from tasks.windows.sources import is_remote, open_labels, open_source
 
 SHARD_WINDOWS = 256
 RECORDED_AT_ONCE = 32  # outcomes in one transaction of the ledger
@@ -60,12 +62,22 @@ class WindowBuild(Build):
             ledger.set_candidates(self._windows)
             key = self._imagery_key()
             if ledger.fact("imagery_key") not in (None, key):
-                ledger.forget_all_images()
+                ledger.forget_answers(ledger.known())
             ledger.set_fact("imagery_key", key)
+            self._forget_changed(ledger)
         return [
             Shard(f"{start // SHARD_WINDOWS}", tuple(windows[start : start + SHARD_WINDOWS]))
             for start in range(0, len(windows), SHARD_WINDOWS)
         ]
+
+    def _forget_changed(self, ledger: Ledger) -> None:
+        """Have windows read again whose scene's files are not those that were read."""
+        states = dict(self._source.states())
+        noted: dict[str, str] = json.loads(ledger.fact("scene_states") or "{}")
+        changed = {scene for scene, state in states.items() if noted.get(scene, state) != state}
+        if changed:
+            ledger.forget_answers(name for name, window in self._windows.items() if window.scene in changed)
+        ledger.set_fact("scene_states", json.dumps(noted | states))
 
     # ---- labels first --------------------------------------------------------------------------
 
@@ -137,14 +149,15 @@ class WindowBuild(Build):
         before = self._source.requests
         counts: dict[State, int] = {}
         size = 0
-        with self._ledger() as ledger:
+        threads = self.recipe.imagery.connections if is_remote(self.recipe) else 1
+        with self._ledger() as ledger, ThreadPoolExecutor(threads, "windows") as pool:
             for first in range(0, len(shard.windows), RECORDED_AT_ONCE):
-                outcomes: list[Fetched] = []
-                try:
-                    for window in shard.windows[first : first + RECORDED_AT_ONCE]:
-                        outcomes.append(self._look_at(window))
-                finally:  # what is on disk is recorded also when the source fails as a whole
-                    ledger.record_fetched(outcomes)
+                futures = [pool.submit(self._look_at, one) for one in shard.windows[first : first + RECORDED_AT_ONCE]]
+                wait(futures)
+                outcomes = [future.result() for future in futures if future.exception() is None]
+                ledger.record_fetched(outcomes)  # also when the source fails as a whole
+                for future in futures:
+                    future.result()
                 for outcome in outcomes:
                     counts[outcome.state] = counts.get(outcome.state, 0) + 1
                     size += outcome.bytes or 0

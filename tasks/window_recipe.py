@@ -101,6 +101,7 @@ class WindowImagery(StrictModel):
     dates: Dates = Dates()
     attempts: Annotated[int, Field(ge=1, le=20)] = 5
     timeout: Annotated[float, Field(gt=0, le=600)] = 60.0  # seconds for one request
+    connections: Annotated[int, Field(ge=1, le=64)] = 8  # windows that a shard reads at once from another machine
 
     @field_validator("bands")
     @classmethod
@@ -249,6 +250,7 @@ class WindowRecipe(BaseRecipe):
     classes: Annotated[list[WindowClass], Field(min_length=2)]
     ignore: Annotated[int, Field(ge=0, le=255)] = 255  # the mask's value for pixels without a usable label
     ignore_values: list[int] = Field(default_factory=list)  # of the source, that mean no label
+    ignore_colors: list[Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]] = Field(default_factory=list)  # the same
     clouds: Clouds = Clouds()
     filter: WindowFilter = WindowFilter()
     splits: WindowSplits = WindowSplits()

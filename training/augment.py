@@ -9,17 +9,23 @@ from torch.nn import functional
 from training.config import Augmentation
 
 
-def augment(images: Tensor, masks: Tensor, config: Augmentation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Transformed images (float32) and masks (dtype kept), on the device that they are on.
+def augment(
+    images: Tensor, masks: Tensor, ignored: Tensor | None, config: Augmentation, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Transformed images (float32), masks (dtype kept) and ignored pixels, on the device that they are on.
 
-    images: (n, bands, y, x), any dtype. masks: (n, y, x), integer. Images are sampled bilinearly and masks by
-    the nearest pixel; what comes in from outside is the reflection of the inside. generator: a CPU generator,
-    which alone decides the transforms.
+    images: (n, bands, y, x), any dtype. masks: (n, y, x), integer. ignored: bool (n, y, x), None where no pixel is.
+    Images are sampled bilinearly, masks and ignored pixels by the nearest pixel; what comes in from outside is the
+    reflection of the inside. generator: a CPU generator, which alone decides the transforms.
     """
     floats = images.float()
     if not (config.shift or config.flip or config.rotate):
-        return floats, masks
-    return warp(floats, masks, random_transforms(len(images), config, generator))
+        return floats, masks, ignored
+    transforms = random_transforms(len(images), config, generator)
+    if ignored is None:
+        return *warp(floats, masks, transforms), None
+    warped, layers = warp(floats, torch.stack([masks, ignored.to(masks.dtype)], dim=1), transforms)
+    return warped, layers[:, 0], layers[:, 1].bool()
 
 
 def random_transforms(samples: int, config: Augmentation, generator: torch.Generator) -> Tensor:
@@ -33,7 +39,10 @@ def random_transforms(samples: int, config: Augmentation, generator: torch.Gener
 
 
 def warp(images: Tensor, masks: Tensor, transforms: Tensor) -> tuple[Tensor, Tensor]:
-    """Apply ``transforms`` (as of :func:`random_transforms`) to float images (n, bands, y, x) and masks (n, y, x)."""
+    """Apply ``transforms`` (as of :func:`random_transforms`) to float images (n, bands, y, x) and their masks.
+
+    masks: (n, y, x), or several of each sample as (n, layers, y, x), integer.
+    """
     height, width = images.shape[-2:]
     # A rotation of the picture is one of its pixels, not of a square that its sides were stretched to.
     stretch = torch.tensor([[1.0, height / width, 1.0], [width / height, 1.0, 1.0]])
@@ -41,12 +50,11 @@ def warp(images: Tensor, masks: Tensor, transforms: Tensor) -> tuple[Tensor, Ten
         (transforms * stretch).to(images.device), [len(images), 1, height, width], align_corners=False
     )
     warped = functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    turned = functional.grid_sample(
-        masks[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False
-    )
-    return warped, turned[:, 0].to(masks.dtype)
+    layers = (masks if masks.ndim == 4 else masks[:, None]).float()
+    turned = functional.grid_sample(layers, grid, mode="nearest", padding_mode="reflection", align_corners=False)
+    return warped, turned.reshape(masks.shape).to(masks.dtype)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Centre and scale each band. images: (n, bands, y, x), 0 to 255; mean, std: (bands,), the same scale."""
+    """Centre and scale each band. images: (n, bands, y, x), any dtype; mean, std: (bands,), on the images' scale."""
     return (images.float() - mean[:, None, None]) / std[:, None, None]

@@ -6,38 +6,66 @@ worker threads decode ahead of the batch that needs them. A split that fits in m
 walked in the same order, so that training does not depend on the memory of the machine.
 """
 
-import functools
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
 from tasks.store import SplitArrays, store_errors
 
 Cache = Literal["auto", "host", "none"]
+ImageDtype = Literal["uint8", "uint16", "int16", "float32"]
 
 CACHED_SHARE_OF_FREE_MEMORY = 0.3  # of each split, and there are three
 READ_AHEAD_CHUNKS = 8
 
 
 class Batch(NamedTuple):
-    """Some samples as the store has them."""
+    """Some samples as the store has them.
 
-    images: Tensor  # uint8 (n, bands, y, x)
+    Images keep the store's dtype, so that no more bytes are copied to the device than need be. Of PyTorch's
+    operations hardly any takes uint16: turn images into floats before anything else is done with them.
+    """
+
+    images: Tensor  # an ImageDtype, (n, bands, y, x)
     masks: Tensor  # uint8 (n, y, x), class values
     rows: Tensor  # int64 (n,), rows of the split
+    ignored: Tensor | None = None  # bool (n, y, x): no usable label, or under a cloud; None where no pixel is
 
 
 class _Chunk(NamedTuple):
-    images: NDArray[np.uint8]
+    images: NDArray[Any]
     masks: NDArray[np.uint8]
+    ignored: NDArray[np.bool_] | None  # None where no pixel is
+
+
+def ignore_value(attributes: Mapping[str, Any]) -> int | None:
+    """The masks' value for pixels without a usable label, from a version's root attributes; None without one."""
+    found = attributes.get("ignore")
+    return None if found is None else int(found)
+
+
+def ignored_pixels(
+    masks: NDArray[np.uint8], unusable: zarr.Array[Any] | None, rows: slice, ignore: int | None
+) -> NDArray[np.bool_] | None:
+    """Which pixels of some rows of a split do not count, bool (n, y, x); None where all of them do.
+
+    masks: uint8 (n, y, x), those rows' masks. unusable: the split's array. ignore: as of :func:`ignore_value`.
+    """
+    if ignore is None and unusable is None:
+        return None
+    found = np.zeros(masks.shape, dtype=np.bool_) if ignore is None else masks == ignore
+    if unusable is not None:
+        found |= np.asarray(unusable[rows]) != 0
+    return found if found.any() else None
 
 
 def epoch_order(samples: int, chunk: int, window: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -71,6 +99,7 @@ class SplitReader:
         cache: Cache = "auto",
         threads: int | None = None,
         pin: bool = False,
+        ignore: int | None = None,
         name: str = "store",
     ) -> None:
         """A reader of ``arrays``.
@@ -79,16 +108,20 @@ class SplitReader:
         other, which also bounds the memory of a split that is not kept. cache: ``host`` keeps the split in
         memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most 30% of the
         free memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
-        copies to a GPU. name: the store, for error messages.
+        copies to a GPU. ignore: the masks' value for pixels without a usable label. name: the store, for
+        error messages.
         """
         self._image, self._mask = arrays.image, arrays.mask
+        self._unusable, self._ignore = arrays.unusable, ignore
+        self._dtype = torch.from_numpy(np.empty(0, dtype=self._image.dtype)).dtype
         self.samples, self.batch = len(arrays), batch
         self.chunk = int((self._image.shards or self._image.chunks)[0])
         self.window = window
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._pin, self._name = pin, name
-        size = int(np.prod(self._image.shape)) + int(np.prod(self._mask.shape))
+        layers = 1 if ignore is None and self._unusable is None else 2  # the second says which pixels are ignored
+        size = int(self._image.nbytes) + layers * int(self._mask.nbytes)
         self.cached = cache == "host" or (cache == "auto" and size <= CACHED_SHARE_OF_FREE_MEMORY * free_memory())
         self._kept: dict[int, _Chunk] = {}
 
@@ -146,7 +179,9 @@ class SplitReader:
         found = self._kept.get(chunk)
         if found is None:
             rows = slice(chunk * self.chunk, (chunk + 1) * self.chunk)
-            found = _Chunk(np.asarray(self._image[rows]), np.asarray(self._mask[rows]))
+            masks = np.asarray(self._mask[rows])
+            ignored = ignored_pixels(masks, self._unusable, rows, self._ignore)
+            found = _Chunk(np.asarray(self._image[rows]), masks, ignored)
             if self.cached:
                 self._kept[chunk] = found
         return found
@@ -154,13 +189,20 @@ class SplitReader:
     def _gather(self, rows: list[tuple[int, _Chunk]]) -> Batch:
         """One copy, from the decoded chunks into the batch."""
         n, first = len(rows), rows[0][1]
-        images = torch.empty((n, *first.images.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
+        images = torch.empty((n, *first.images.shape[1:]), dtype=self._dtype, pin_memory=self._pin)
         masks = torch.empty((n, *first.masks.shape[1:]), dtype=torch.uint8, pin_memory=self._pin)
         to_images, to_masks = images.numpy(), masks.numpy()
         for i, (row, chunk) in enumerate(rows):
             to_images[i] = chunk.images[row % self.chunk]
             to_masks[i] = chunk.masks[row % self.chunk]
-        return Batch(images, masks, torch.tensor([row for row, _ in rows]))
+        ignored = None
+        if any(chunk.ignored is not None for _, chunk in rows):
+            ignored = torch.zeros(masks.shape, dtype=torch.bool, pin_memory=self._pin)
+            to_ignored = ignored.numpy()
+            for i, (row, chunk) in enumerate(rows):
+                if chunk.ignored is not None:
+                    to_ignored[i] = chunk.ignored[row % self.chunk]
+        return Batch(images, masks, torch.tensor([row for row, _ in rows]), ignored)
 
 
 def free_memory() -> int:
@@ -169,18 +211,24 @@ def free_memory() -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def content_digest(arrays: SplitArrays, name: str = "store") -> str:
-    """SHA-256 of a split's samples (id, image, mask), whatever their order and chunks."""
-    reader = SplitReader(arrays, 64, cache="none", name=name)
+def content_digest(arrays: SplitArrays, name: str = "store", ignore: int | None = None) -> str:
+    """SHA-256 of a split's samples (id, image, mask, ignored pixels), whatever their order and chunks.
+
+    Ignored pixels are part of it only in samples that have some: a version that gained the means to ignore pixels,
+    and ignores none, has the digest it had. ignore: the masks' value for pixels without a usable label.
+    """
+    reader = SplitReader(arrays, 64, cache="none", ignore=ignore, name=name)
     ids = arrays.sample_id
     parts = []
     for batch in reader:
-        for row, image, mask in zip(batch.rows.tolist(), batch.images.numpy(), batch.masks.numpy(), strict=True):
-            digest = functools.reduce(_updated, (image, mask), hashlib.sha256(f"{ids[row]} {image.shape}\n".encode()))
+        images, masks = batch.images.numpy(), batch.masks.numpy()
+        ignored = None if batch.ignored is None else batch.ignored.numpy()
+        dtype = "" if images.dtype == np.uint8 else f" {images.dtype}"
+        for i, row in enumerate(batch.rows.tolist()):
+            digest = hashlib.sha256(f"{ids[row]} {images[i].shape}{dtype}\n".encode())
+            digest.update(images[i].data)
+            digest.update(masks[i].data)
+            if ignored is not None and ignored[i].any():
+                digest.update(ignored[i].data)
             parts.append(digest.digest())
     return hashlib.sha256(b"".join(sorted(parts))).hexdigest()
-
-
-def _updated(digest: Any, array: NDArray[np.uint8]) -> Any:
-    digest.update(np.ascontiguousarray(array))
-    return digest

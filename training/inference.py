@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,15 +29,12 @@ class Predictor:
         self._std = torch.tensor(facts.std, device=device)
         self._multiple = int(getattr(model, "multiple", 1))
 
-    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probability of building, float32 (n, y, x), of images uint8 (n, bands, y, x).
+    def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Probability of building, float32 (n, y, x), of images (n, bands, y, x) of the dtype of the training data.
 
-        Raises TrainingError when the images do not fit the network.
+        Raises TrainingError when the images do not fit the model.
         """
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise TrainingError(
-                f"expected images as uint8 (n, {len(self.facts.bands)}, y, x), got {images.dtype} {images.shape}"
-            )
+        self.check(images)
         parts = [
             self.probability(torch.from_numpy(np.ascontiguousarray(images[first : first + self.batch]))).cpu().numpy()
             for first in range(0, len(images), self.batch)
@@ -45,13 +43,23 @@ class Predictor:
 
     def probability(self, images: Tensor) -> Tensor:
         """As :meth:`predict`, for one batch of tensors; the answer stays on the device."""
-        self.check(images.shape[1], images.shape[2], images.shape[3])
+        self.check(images)
         with torch.inference_mode():
             logits: Tensor = self._model(normalise(images.to(self.device), self._mean, self._std))
             return logits.float().sigmoid()
 
-    def check(self, bands: int, height: int, width: int) -> None:
-        """Raise TrainingError when images of that many bands and pixels do not fit the network."""
+    def check(self, images: Tensor | NDArray[Any]) -> None:
+        """Raise TrainingError when the dtype, bands or sides of images are not those that the model takes.
+
+        Another dtype is refused because it mostly has another scale, which would only show in bad predictions.
+        """
+        dtype = str(images.dtype).removeprefix("torch.")
+        if dtype != self.facts.dtype or images.ndim != 4:
+            raise TrainingError(
+                f"expected images as {self.facts.dtype} (n, {len(self.facts.bands)}, y, x), which the model was "
+                f"trained on, got {dtype} {tuple(images.shape)}"
+            )
+        _, bands, height, width = images.shape
         if bands != len(self.facts.bands):
             raise TrainingError(
                 f"the model was trained on {len(self.facts.bands)} bands ({', '.join(self.facts.bands)}), "
@@ -63,7 +71,8 @@ class Predictor:
 def check_side(height: int, width: int, multiple: int) -> None:
     """Raise TrainingError when the sides of an image are not multiples of what the network halves."""
     if height % multiple or width % multiple:
-        below, above = height // multiple * multiple, -(-height // multiple) * multiple
+        odd = height if height % multiple else width
+        below, above = odd // multiple * multiple, -(-odd // multiple) * multiple
         choice = f"{below} or {above}" if below else str(above)
         raise TrainingError(
             f"images of {height} x {width} px do not fit the network, halving sides down to 1/{multiple}: they "
@@ -81,11 +90,15 @@ def load_model(folder: Path | str, *, batch: int | None = None, device: str = "c
 
 
 def evaluate(predictor: Predictor, batches: Iterable[Batch], foreground: int) -> Scores:
-    """Scores of a model on samples. foreground: the masks' value for building. Raises TrainingError as ``predict``."""
+    """Scores of a model on samples, ignored pixels left out. foreground: the masks' value for building.
+
+    Raises TrainingError as ``predict``, and when every pixel is ignored.
+    """
     counter = OverlapCounter()
     for batch in batches:
         predicted = predictor.probability(batch.images) >= THRESHOLD
-        counter.update(predicted, batch.masks.to(predicted.device) == foreground)
+        ignored = None if batch.ignored is None else batch.ignored.to(predicted.device)
+        counter.update(predicted, batch.masks.to(predicted.device) == foreground, ignored)
     return counter.scores()
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from tasks.errors import TrainingError
 from tasks.strict_yaml import StrictModel, load_strict
 from training.config import TrainingConfig
+from training.data import ImageDtype
 from training.models import build_model
 
 WEIGHTS, CONFIG, DATA = "weights.safetensors", "config.yaml", "data.json"
@@ -30,10 +31,13 @@ class DataFacts(StrictModel):
     recipe_hash: str
     software_version: str
     bands: list[str]
-    mean: list[float]  # of each band over the train split, on the scale 0 to 255
+    dtype: ImageDtype = "uint8"  # of the images; files from before there was another do not say
+    mean: list[float]  # of each band over the train split, on the images' scale
     std: list[float]
     foreground: int  # the mask's value for building
-    side: int  # pixels along a side of a sample
+    ignore: int | None = None  # the mask's value for pixels without a usable label, where there is one
+    side: int  # pixels from the left to the right of a sample
+    height: int | None = None  # pixels from its top to its bottom, when these are not as many
     test_split: str  # SHA-256 of the contents of the test split
 
 

@@ -42,8 +42,10 @@ class SegmentationModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of an augmented batch. Raises TrainingError when it is not finite."""
-        images, masks = augment(batch.images, batch.masks, self.config.augmentation, self._generator)
-        loss = self._loss(self.model(normalise(images, self.mean, self.std)), masks == self._foreground)
+        images, masks, ignored = augment(
+            batch.images, batch.masks, batch.ignored, self.config.augmentation, self._generator
+        )
+        loss = self._loss(self.model(normalise(images, self.mean, self.std)), masks == self._foreground, ignored)
         self._check_finite(loss, TRAIN, batch, batch_idx)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(images))
         return loss
@@ -52,13 +54,13 @@ class SegmentationModule(pl.LightningModule):
         """Count the loss and the scores of a batch. Raises TrainingError when the loss is not finite."""
         logits = self.model(normalise(batch.images, self.mean, self.std))
         target = batch.masks == self._foreground
-        loss = self._loss(logits, target)
+        loss = self._loss(logits, target, batch.ignored)
         self._check_finite(loss, VALIDATION, batch, batch_idx)
         self.log(MONITOR, loss, on_epoch=True, batch_size=len(target))
-        self._counter.update(logits.float().sigmoid() >= THRESHOLD, target)
+        self._counter.update(logits.float().sigmoid() >= THRESHOLD, target, batch.ignored)
 
     def on_validation_epoch_end(self) -> None:
-        """Sum the scores up."""
+        """Sum the scores up. Raises TrainingError when every pixel was ignored."""
         self.validation_scores, self._counter = self._counter.scores(), OverlapCounter()
 
     def configure_optimizers(self) -> Any:

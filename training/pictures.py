@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from tasks.windows.viewing import viewable
 
 from tasks.splits import TEST
 from tasks.store import open_version, parse_reference
+from training.data import ignore_value, ignored_pixels
 from training.inference import THRESHOLD, load_model
 
 GAP, HEADER = 6, 20  # pixels
 TITLES = ("image", "mask", "prediction")
+MISSED, INVENTED, IGNORED = (214, 69, 65), (65, 131, 215), (128, 128, 128)
 
 
 def predictions_picture(reference: str, model: Path | str, path: Path, count: int = 4, split: str = TEST) -> None:
@@ -19,6 +22,7 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
 
     reference: ``STORE`` or ``STORE@VERSION``. model: a folder that training wrote. The mask's foreground has the
     class's colour; in the prediction, pixels that are wrong are red (building missed) or blue (building invented).
+    Ignored pixels are grey in both. Images that are not RGB are shown as ``tasks.windows.viewing`` says.
     Raises StoreError and TrainingError.
     """
     version = open_version(*parse_reference(reference))
@@ -27,20 +31,28 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
     images, masks = np.asarray(arrays.image[:count]), np.asarray(arrays.mask[:count])
     predicted = predictor.predict(images) >= THRESHOLD
     foreground = predictor.facts.foreground
+    ignored = ignored_pixels(masks, arrays.unusable, slice(count), ignore_value(version.attributes))
+    shown = np.stack([viewable(image, predictor.facts.bands) for image in images])
     color = next(entry["color"] for entry in version.attributes["classes"] if entry["value"] == foreground)
-    draw_sheet(path, images, masks == foreground, predicted, str(color))
+    draw_sheet(path, shown, masks == foreground, predicted, str(color), ignored)
 
 
 def draw_sheet(
-    path: Path, images: NDArray[np.uint8], truth: NDArray[np.bool_], predicted: NDArray[np.bool_], color: str
+    path: Path,
+    images: NDArray[np.uint8],
+    truth: NDArray[np.bool_],
+    predicted: NDArray[np.bool_],
+    color: str,
+    ignored: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write the sheet. images: uint8 (n, 3, y, x). truth, predicted: bool (n, y, x). color: #rrggbb.
+    """Write the sheet. images: uint8 (n, 3, y, x). truth, predicted, ignored: bool (n, y, x). color: #rrggbb.
 
     Samples smaller than 256 px are enlarged by a whole factor.
     """
     scale = max(1, 256 // images.shape[-1])
     images = images.repeat(scale, -1).repeat(scale, -2)
-    truth, predicted = (mask.repeat(scale, -1).repeat(scale, -2) for mask in (truth, predicted))
+    ignored = np.zeros_like(truth) if ignored is None else ignored
+    truth, predicted, ignored = (mask.repeat(scale, -1).repeat(scale, -2) for mask in (truth, predicted, ignored))
     count, _, height, width = images.shape
     columns = len(TITLES)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, HEADER + count * (height + GAP)), "#ffffff")
@@ -52,8 +64,9 @@ def draw_sheet(
         true, found = truth[row], predicted[row]
         mask = np.where(true[..., None], building, np.uint8(0))
         shown = np.where(found[..., None], building, np.uint8(0))
-        shown[true & ~found] = (214, 69, 65)
-        shown[found & ~true] = (65, 131, 215)
+        shown[true & ~found] = MISSED
+        shown[found & ~true] = INVENTED
+        mask[ignored[row]] = shown[ignored[row]] = IGNORED
         for column, pixels in enumerate((np.moveaxis(images[row], 0, -1), mask, shown)):
             where = (GAP + column * (width + GAP), HEADER + row * (height + GAP))
             sheet.paste(Image.fromarray(pixels.astype(np.uint8)), where)

@@ -106,7 +106,7 @@ class Registry:
 
             shape = (-1, len(facts.bands), -1, -1)
             signature = ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype("uint8"), shape)]),
+                inputs=Schema([TensorSpec(np.dtype(facts.dtype), shape)]),
                 outputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1))]),
             )
             packed = Path(scratch) / "model"

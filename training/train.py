@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 import torch
@@ -23,7 +23,7 @@ from tasks.errors import TrainingError
 from tasks.splits import SPLITS, TEST, TRAIN, VALIDATION
 from tasks.store import DatasetVersion, open_version, parse_reference
 from training.config import TrainingConfig
-from training.data import SplitReader, content_digest
+from training.data import ImageDtype, SplitReader, content_digest, ignore_value
 from training.inference import check_side, evaluate, load_model
 from training.metrics import Scores
 from training.model_files import DataFacts, save_model
@@ -166,20 +166,29 @@ def read_facts(version: DatasetVersion) -> DataFacts:
     for split in SPLITS:
         if len(version.split(split)) == 0:
             raise TrainingError(
-                f"{where}: the {split} split is empty; build with more tiles, or give splits.{split} a larger share"
+                f"{where}: the {split} split is empty; build with more samples, or give splits.{split} a larger share"
             )
     values = {entry["name"]: int(entry["value"]) for entry in attributes["classes"]}
     if FOREGROUND not in values:
         raise TrainingError(
-            f"{where}: no class named {FOREGROUND!r} (there are {', '.join(values)}); name the foreground so in classes"
+            f"{where}: no class named {FOREGROUND!r} (there are {', '.join(values)}); training tells one class from "
+            f"the rest: in the recipe's classes name it {FOREGROUND}, and build"
         )
     bands = [str(band) for band in attributes["bands"]]
-    _, stored, _, side = version.split(TRAIN).image.shape
+    image = version.split(TRAIN).image
+    _, stored, height, side = image.shape
+    dtype = next((name for name in get_args(ImageDtype) if name == str(image.dtype)), None)
+    if dtype is None:
+        raise TrainingError(
+            f"{where}: images are {image.dtype}, expected one of {', '.join(get_args(ImageDtype))}; "
+            "build the version again"
+        )
     if stored != len(bands):
         raise TrainingError(
             f"{where}: images have {stored} bands, the version's attributes name {len(bands)} ({', '.join(bands)}); "
             "build the version again"
         )
+    ignore = ignore_value(attributes)
     return DataFacts(
         dataset=str(attributes["dataset"]),
         version=version.version,
@@ -187,11 +196,14 @@ def read_facts(version: DatasetVersion) -> DataFacts:
         recipe_hash=str(attributes["recipe_hash"]),
         software_version=package_version("tilewright"),
         bands=bands,
+        dtype=dtype,
         mean=[float(value) for value in attributes["mean"]],
         std=[float(value) or 1.0 for value in attributes["std"]],  # a band that never changes is only centred
         foreground=values[FOREGROUND],
+        ignore=ignore,
         side=int(side),
-        test_split=content_digest(version.split(TEST), where),
+        height=None if height == side else int(height),
+        test_split=content_digest(version.split(TEST), where, ignore),
     )
 
 
@@ -200,7 +212,7 @@ def new_model(config: TrainingConfig, facts: DataFacts) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build_model(config.model, len(facts.bands))
-    check_side(facts.side, facts.side, int(getattr(model, "multiple", 1)))
+    check_side(facts.height or facts.side, facts.side, int(getattr(model, "multiple", 1)))
     return model
 
 
@@ -215,6 +227,7 @@ def open_readers(version: DatasetVersion, config: TrainingConfig, *, pin: bool) 
             window=config.shuffle_window,
             cache=config.cache,
             pin=pin,
+            ignore=ignore_value(version.attributes),
             name=f"{version.uri}@{version.version}",
         )
         for split in SPLITS

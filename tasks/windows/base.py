@@ -5,7 +5,7 @@ may have a georeference or none. An imagery source says which windows there are 
 source gives the labels of the same pixels. Neither knows the ledger, the filter or the store.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -106,6 +106,10 @@ class WindowSource(Protocol):
 
         A window with ``look`` has that one only. Empty when nothing covers the window. Raises as :meth:`Look.read`.
         """
+        ...
+
+    def states(self) -> Mapping[str, str]:
+        """A text for each scene that changes with its image files on this machine; empty where there are none."""
         ...
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class Pixels(NamedTuple):
     """Part of a raster."""
 
     values: NDArray[Any]  # (band, y, x), of the file's type
-    missing: NDArray[np.bool_]  # (band, y, x): nodata by the file's word, NaN or infinite
+    missing: NDArray[np.bool_] | None  # (band, y, x): nodata by the file's word, NaN or infinite; None: nowhere
 
 
 class _Reader(DatasetReader):  # type: ignore[misc]
@@ -110,15 +110,16 @@ class Rasters:
                 values = dataset.read(wanted, window=window)
                 missing = _missing(dataset, wanted, values, nodata)
                 if len(held) < dataset.count or _has_mask_file(dataset):
-                    missing |= dataset.dataset_mask(window=window) == 0
+                    masked = np.broadcast_to(dataset.dataset_mask(window=window) == 0, values.shape)
+                    missing = masked if missing is None else missing | masked
             except (RasterioError, MemoryError) as error:
                 detail = redact(" ".join(str(error).split())[:160])
                 place = f"columns {left}-{left + width}, rows {top}-{top + height}"
                 raise WindowReadError(f"{name}: {place} cannot be read ({detail})") from None
         if len(columns) == width and len(rows) == height and _ascending(columns) and _ascending(rows):
             return Pixels(values, missing)
-        picked = np.ix_(rows - top, columns - left)
-        return Pixels(values[:, picked[0], picked[1]], missing[:, picked[0], picked[1]])
+        down, along = np.ix_(rows - top, columns - left)
+        return Pixels(values[:, down, along], None if missing is None else missing[:, down, along])
 
     def close(self) -> None:
         """Close every file of every thread."""
@@ -234,14 +235,15 @@ def _ascending(indices: NDArray[np.intp]) -> bool:
     return len(indices) == 1 or bool(indices[-1] > indices[0])
 
 
-def _missing(dataset: Any, bands: Sequence[int], values: NDArray[Any], nodata: float | None) -> NDArray[np.bool_]:
-    missing = np.zeros(values.shape, dtype=bool)
-    if values.dtype.kind in "fc":
-        np.logical_not(np.isfinite(values), out=missing)
+def _missing(
+    dataset: Any, bands: Sequence[int], values: NDArray[Any], nodata: float | None
+) -> NDArray[np.bool_] | None:
+    missing = ~np.isfinite(values) if values.dtype.kind in "fc" else None
     for i, band in enumerate(bands):
         declared = dataset.nodatavals[band - 1]
         value = nodata if declared is None else declared
         if value is not None and _fits(value, values.dtype):
+            missing = np.zeros(values.shape, dtype=bool) if missing is None else missing
             missing[i] |= values[i] == values.dtype.type(value)
     return missing
 

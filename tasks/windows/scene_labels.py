@@ -128,6 +128,8 @@ class SceneLabels:
         return rim
 
     def _unlabelled(self, pixels: Pixels, colours: bool) -> NDArray[np.bool_]:
+        if pixels.missing is None:
+            return np.zeros(pixels.values.shape[1:], dtype=np.bool_)
         if colours:
             return np.asarray(pixels.missing.all(axis=0))
         known = np.isin(pixels.values[0], list(self._listed)) if self._listed else False

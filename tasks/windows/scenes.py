@@ -263,11 +263,13 @@ def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
     image = values[0] if len(values) == 1 else np.concatenate(values)
     if image.dtype.name not in KEPT_TYPES:
         image = image.astype(np.int16 if image.dtype == np.int8 else np.float32, copy=False)
-    missing = parts[0].missing if len(parts) == 1 else np.concatenate([part.missing for part in parts])
     padded = beyond if beyond.any() else None
+    if image.dtype.kind != "f" and any(part.missing is None for part in parts):
+        return Chip(image, np.zeros(beyond.shape, dtype=np.bool_), padded=padded)
+    missing = np.concatenate([np.zeros(p.values.shape, bool) if p.missing is None else p.missing for p in parts])
     if image.dtype.kind != "f":
         return Chip(image, missing.all(axis=0) & ~beyond, padded=padded)
-    missing = missing | ~np.isfinite(image)
+    missing |= ~np.isfinite(image)
     if missing.any():
         image = np.where(missing, np.float32(0), image)
     return Chip(image, missing.any(axis=0) & ~beyond, padded=padded)

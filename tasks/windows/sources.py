@@ -1,5 +1,6 @@
 """Imagery and labels of windows by the recipe's words: one entry here makes a new source known."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tasks.window_recipe import MlhubImagery, ProvidedLabels, RasterLabels, Scen
 from tasks.windows.base import Look, Window, WindowLabels, WindowSource
 from tasks.windows.folder import folder_scenes
 from tasks.windows.footprint_labels import FootprintLabels
-from tasks.windows.scene import Scene
+from tasks.windows.scene import LocalAsset, Scene
 from tasks.windows.scene_labels import SceneLabels
 from tasks.windows.scenes import SceneSource
 
@@ -56,6 +57,17 @@ class CatalogueSource:
             raise SourceError("imagery: the scenes have not been listed yet; ask for the windows first")
         return self._source.looks(window)
 
+    def states(self) -> dict[str, str]:
+        """Of every scene with local images: their sizes and times."""
+        found = {}
+        for scene in self._scenes:
+            assets = [asset for item in scene.items for asset in item.assets.values() if isinstance(asset, LocalAsset)]
+            stats = sorted((str(asset.file), asset.file.stat()) for asset in assets)
+            if stats:
+                text = " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+                found[scene.name] = hashlib.sha256(text.encode()).hexdigest()
+        return found
+
     def close(self) -> None:
         """Let files and connections go."""
         if self._source is not None:
@@ -74,6 +86,12 @@ _SOURCES: Mapping[str, Callable[[WindowRecipe, Path], WindowSource]] = {
 def open_source(recipe: WindowRecipe, work: Path) -> WindowSource:
     """The imagery source of a recipe; ``work`` is a folder for downloads. Raises SourceError, CredentialError."""
     return _SOURCES[recipe.imagery.source](recipe, work)
+
+
+def is_remote(recipe: WindowRecipe) -> bool:
+    """Whether windows are read from another machine, so that most of the time is waiting."""
+    imagery = recipe.imagery
+    return isinstance(imagery, StacImagery) or (isinstance(imagery, MlhubImagery) and imagery.reader == "source-coop")
 
 
 def open_labels(recipe: WindowRecipe, source: WindowSource, footprints: Path) -> WindowLabels:

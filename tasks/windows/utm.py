@@ -53,7 +53,7 @@ def cells_over(shape: Any, side: float, cap: int, over_cap: str) -> list[UtmCell
     if side > MAX_SIDE:
         raise AreaError(f"cells of {side:,.0f} m are too large for UTM; keep size * resolution under {MAX_SIDE:,.0f} m")
     found: list[UtmCell] = []
-    over_border: list[Any] = []  # polygons in degrees of cells that reach over a border of their zone
+    near_border: list[Any] = []  # polygons in degrees of cells that the next zone has to spare
     for epsg, strip in _strips(shape):
         metres = shapely.transform(shapely.segmentize(shapely.intersection(shape, strip), _STEP), to_metres(epsg))
         if metres.area <= 0:
@@ -61,12 +61,13 @@ def cells_over(shape: Any, side: float, cap: int, over_cap: str) -> list[UtmCell
         left = cap - len(found)
         columns, rows = _meeting(metres, side, left, over_cap)
         boxes = _boxes(columns, rows, side)
-        free = _free_of(over_border, boxes, epsg)
+        free = _free_of(near_border, boxes, epsg)
         columns, rows, boxes = columns[free], rows[free], boxes[free]
-        whole_strip = shapely.transform(shapely.segmentize(strip, _STEP), to_metres(epsg))
-        shapely.prepare(whole_strip)
-        across = boxes[~shapely.contains(whole_strip, boxes)]
-        over_border += list(shapely.transform(shapely.segmentize(across, side / 16), to_degrees(epsg)))
+        # A cell of the next zone reaches over the border by less than its diagonal.
+        inner = shapely.transform(shapely.segmentize(strip, _STEP), to_metres(epsg)).buffer(-1.5 * side)
+        shapely.prepare(inner)
+        across = boxes[~shapely.contains(inner, boxes)]
+        near_border += list(shapely.transform(shapely.segmentize(across, side / 16), to_degrees(epsg)))
         order = np.argsort(_interleaved(columns, rows), kind="stable")
         found += [UtmCell(epsg, int(columns[i]), int(rows[i])) for i in order]
     return found

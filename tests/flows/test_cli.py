@@ -225,5 +225,5 @@ def test_a_prefect_server_that_is_down_is_told(site: Site) -> None:
 def test_the_help_names_every_command() -> None:
     result = tilewright("--help")
     assert result.returncode == 0
-    for command in ("build", "plan", "versions", "train", "run", "sandbox"):
+    for command in ("build", "plan", "versions", "export", "train", "run", "sandbox"):
         assert command in result.stdout

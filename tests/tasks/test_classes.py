@@ -129,7 +129,9 @@ def test_colours_are_classes() -> None:
     found = ClassMap.of(recipe(classes)).apply(RawLabels(pixels.transpose(2, 0, 1)), "w")
     assert found.tolist() == [[0, 1, 1]]
     other = np.array([[[1, 2, 255], [0, 0, 0], [255, 255, 255]]], dtype=np.uint8)
-    with pytest.raises(LabelError, match=r"#0102ff \(1\), #ffffff \(1\); add them to the source_colors of a class$"):
+    with pytest.raises(
+        LabelError, match=r"#0102ff \(1\), #ffffff \(1\); add them to the source_colors of a class, or to "
+    ):
         ClassMap.of(recipe(classes)).apply(RawLabels(other.transpose(2, 0, 1)), "w")
 
 
@@ -206,3 +208,11 @@ def test_the_building_share_is_of_all_pixels_ignored_ones_too() -> None:
     assert shares(mask, made) == (0.25, 0.25, 0.0)
     assert ignore_share(mask, made) == 0.5
     assert why_rejected(shares(mask, made), 0.5, made) == "density"
+
+
+def test_colours_without_a_label_are_ignored() -> None:
+    table = ClassMap.of(recipe(plain(), ignore_colors=["#123456", "#000000"]))
+    raster = np.array([[[0x12, 0xFF, 0x00]], [[0x34, 0xFF, 0x00]], [[0x56, 0xFF, 0x00]]], dtype=np.uint8)
+    assert table.apply(RawLabels(raster), "w").tolist() == [[255, 1, 255]]
+    with pytest.raises(RecipeError, match=r"ignore_colors: #0a0b0c is claimed by class building too"):
+        ClassMap.of(recipe(plain(source_colors=["#0a0b0c"]), ignore_colors=["#0A0B0C"]))

@@ -182,7 +182,7 @@ def test_another_question_forgets_answers_but_not_labels(path: Path) -> None:
         ledger.record_fetched(
             [kept(NAMES[1]), Fetched(NAMES[2], State.REJECTED, "clouds"), Fetched(NAMES[3], State.ABSENT, "x")]
         )
-        ledger.forget_all_images()
+        ledger.forget_answers(ledger.known())
         assert ledger.names(State.SELECTED) == NAMES[1:]
         assert ledger.reasons(State.REJECTED) == {"density": 1}
 

@@ -1,5 +1,6 @@
 """A build of windows over a folder of made-up scenes: what is kept, rejected, ignored, and done again."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -338,3 +339,25 @@ def test_overlapping_windows_cannot_be_split_one_by_one(site: Site) -> None:
         load_recipe(site.recipe, ["splits.by=sample", "imagery.windows.stride=16"])
     with pytest.raises(RecipeError, match="would split a place"):
         load_recipe(site.recipe, ["splits.by=sample", "imagery.dates.pick=all"])
+
+
+def test_a_scene_that_was_replaced_is_read_again_and_no_other(site: Site) -> None:
+    run_build(site.recipe, site.store)
+    files = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
+    other = site.image("s6", DATES[0], "red")[::-1].copy()
+    write_raster(site.folder / "images" / f"s6_{DATES[0]}_red.tif", other, nodata=0)
+    assert run_build(site.recipe, site.store).version == "v2"
+    (image,) = site.by_name("image")["s6/32-0"]
+    assert np.array_equal(image[0], other[32:64, :32])
+    assert all((path.stat().st_mtime_ns != time) == ("s6" in path.parts) for path, time in files.items())
+
+
+def test_splits_outlive_the_work_folder(site: Site) -> None:
+    run_build(site.recipe, site.store)
+    before = {name: split for name, (split, _, _) in contents(site.store).items()}
+    shutil.rmtree(WorkDir(str(site.store)).root)
+    run_build(site.recipe, site.store, ["clouds.max_fraction=0.3", "splits.train=0.2", "splits.test=0.7"])
+    after = {name: split for name, (split, _, _) in contents(site.store).items()}
+    assert {name: after[name] for name in before} == before
+    scenes = {name.split("/")[0]: split for name, split in before.items()}
+    assert all(scenes[name.split("/")[0]] == split for name, split in after.items())

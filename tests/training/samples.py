@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.georeference import tile_georeference
 from tasks.grid import Tile
 from tasks.ledger import Sample
-from tasks.publish import VersionWriter, heal_tags, open_or_create
+from tasks.publish import Layout, Pixels, VersionWriter, heal_tags, open_or_create
 from tasks.splits import SPLITS
 from tasks.store import DatasetVersion, open_version
 
@@ -46,14 +47,24 @@ def make_store(
     uri, names = str(path), {}
     samples: dict[str, list[Sample]] = {}
     for number, split in enumerate(SPLITS):
-        tiles = [Tile(18, 1000 * (number + 1) + i, seed) for i in range(counts[split])]
+        tiles = [Tile(18, 1000 * (number + 1) + i, seed).name for i in range(counts[split])]
         names.update({tile: 1000 * seed + 100 * number + i for i, tile in enumerate(tiles)})
-        samples[split] = [Sample(tile, 0.2, "", 0.0, "", 1_700_000_000, split) for tile in tiles]
+        samples[split] = [Sample(tile, 0.2, "", 0.0, "", 1_700_000_000, split, (0.8, 0.2)) for tile in tiles]
     repository = open_or_create(uri)
     heal_tags(repository)
-    writer = VersionWriter(uri, repository, samples, side)
+    layout = Layout(
+        bands=("red", "green", "blue"),
+        dtype=np.dtype(np.uint8),
+        height=side,
+        width=side,
+        classes=tuple(str(entry["name"]) for entry in CLASSES),
+        georeference=lambda name: tile_georeference(Tile.parse(name), side),
+        unit=lambda name: name,
+        tiles=True,
+    )
+    writer = VersionWriter(uri, repository, samples, layout)
     for block in writer.blocks:
-        writer.write(block, lambda tile: draw(names[tile], side))
+        writer.write(block, lambda sample: Pixels(*draw(names[sample.name], side)))
     values: dict[str, Any] = {
         "dataset": "town",
         "recipe_hash": "abc",

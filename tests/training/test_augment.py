@@ -29,7 +29,11 @@ def disc_and_bar(side: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_image_and_mask_stay_aligned(seed: int, shift: float, flip: bool, rotate: float) -> None:
     image, mask = disc_and_bar(48)
     config = Augmentation(shift=shift, flip=flip, rotate=rotate)
-    moved, moved_mask = augment(image.repeat(3, 1, 1, 1), mask.repeat(3, 1, 1), config, generator(seed))
+    masks = mask.repeat(3, 1, 1)
+    moved, moved_mask, ignored = augment(image.repeat(3, 1, 1, 1), masks, masks == 1, config, generator(seed))
+    assert ignored is not None
+    assert ignored.dtype == torch.bool
+    assert torch.equal(ignored, moved_mask == 1)
     assert moved.shape == (3, 1, 48, 48)
     assert set(moved_mask.unique().tolist()) <= {0, 1}
     # The nearest pixel is the one of the largest bilinear weight, or ties with it.
@@ -68,10 +72,19 @@ def test_rotation_keeps_shapes_in_oblong_images() -> None:
 
 def test_the_seed_decides() -> None:
     images, masks = torch.rand(4, 3, 16, 16), torch.randint(0, 2, (4, 16, 16), dtype=torch.uint8)
-    first, again, other = (augment(images, masks, ALL, generator(seed)) for seed in (1, 1, 2))
+    first, again, other = (augment(images, masks, None, ALL, generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
+
+
+def test_ignored_pixels_do_not_change_what_happens_to_the_rest() -> None:
+    images, masks = torch.rand(4, 3, 16, 16), torch.randint(0, 256, (4, 16, 16), dtype=torch.uint8)
+    plain = augment(images, masks, None, ALL, generator(1))
+    hidden = augment(images, masks, torch.rand(4, 16, 16) < 0.5, ALL, generator(1))
+    assert torch.equal(plain[0], hidden[0])
+    assert torch.equal(plain[1], hidden[1])
+    assert plain[2] is None
 
 
 def test_samples_get_transforms_of_their_own_within_the_bounds() -> None:
@@ -86,9 +99,21 @@ def test_samples_get_transforms_of_their_own_within_the_bounds() -> None:
 
 def test_nothing_to_do_leaves_the_pixels() -> None:
     images, masks = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8), torch.zeros(2, 8, 8, dtype=torch.uint8)
-    moved, same = augment(images, masks, Augmentation(), generator(0))
+    ignored = masks == 0
+    moved, same, still = augment(images, masks, ignored, Augmentation(), generator(0))
     assert torch.equal(moved, images.float())
     assert same is masks
+    assert still is ignored
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.uint8, 200), (torch.uint16, 60000), (torch.int16, -9000), (torch.float32, -0.25)]
+)
+def test_images_of_every_dtype_become_floats(dtype: torch.dtype, value: float) -> None:
+    images, masks = torch.full((2, 3, 8, 8), value, dtype=dtype), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    moved, _, _ = augment(images, masks, None, ALL, generator(0))
+    assert torch.allclose(moved, torch.full((2, 3, 8, 8), float(value)))
+    assert torch.equal(normalise(images, torch.full((3,), float(value)), torch.ones(3)), torch.zeros(2, 3, 8, 8))
 
 
 def test_normalise() -> None:

@@ -1,5 +1,6 @@
 """The reader gives every sample once an epoch, as it is in the store, in an order that the seed decides."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from tasks.errors import StoreError
+from tasks.splits import SPLITS
 from tasks.store import DatasetVersion
 from tests.training.samples import make_store
+from tests.training.stores import IGNORE, Samples, draw, write_store
 from training.data import Cache, SplitReader, content_digest, epoch_order
 
 
@@ -106,3 +110,84 @@ def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:
     digest = content_digest(first.split("test"))
     assert digest == content_digest(same.split("test"))
     assert len({digest, content_digest(other.split("test")), content_digest(first.split("train"))}) == 3
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("cache", ["none", "host"])
+def test_images_keep_their_dtype_and_ignored_pixels_come_along(cache: Cache, dtype: str, tmp_path: Path) -> None:
+    samples = draw(10, 5, dtype)
+    assert samples.unusable is not None
+    arrays = write_store(tmp_path / "store", dict.fromkeys(SPLITS, samples)).split("train")
+    reader = SplitReader(arrays, 3, shuffle=True, cache=cache, ignore=IGNORE)
+    for _ in range(2):
+        for batch in reader:
+            rows = batch.rows.numpy()
+            images = batch.images.numpy()
+            assert images.dtype == dtype
+            assert np.array_equal(images, samples.image[rows])
+            assert np.array_equal(batch.masks.numpy(), samples.mask[rows])
+            assert batch.ignored is not None
+            expected = (samples.mask[rows] == IGNORE) | (samples.unusable[rows] == 1)
+            assert np.array_equal(batch.ignored.numpy(), expected)
+
+
+def test_only_clouds_and_only_missing_labels(tmp_path: Path) -> None:
+    samples = draw(4, 1, "uint8")
+    assert samples.unusable is not None
+    clouds = write_store(tmp_path / "clouds", dict.fromkeys(SPLITS, samples), ignore=None).split("train")
+    labels = write_store(tmp_path / "labels", dict.fromkeys(SPLITS, samples._replace(unusable=None))).split("train")
+    (clouded,), (unlabelled,) = SplitReader(clouds, 4), SplitReader(labels, 4, ignore=IGNORE)
+    assert np.array_equal(np.asarray(clouded.ignored), samples.unusable == 1)
+    assert np.array_equal(np.asarray(unlabelled.ignored), samples.mask == IGNORE)
+
+
+def test_batches_in_which_no_pixel_is_ignored_say_so(version: DatasetVersion, tmp_path: Path) -> None:
+    assert all(batch.ignored is None for batch in SplitReader(version.split("train"), 8))
+    assert all(batch.ignored is None for batch in SplitReader(version.split("train"), 8, ignore=IGNORE))
+    samples = draw(8, 1, "uint8")
+    masks, unusable = np.zeros_like(samples.mask), np.zeros_like(samples.mask)
+    unusable[5, 3, 2] = 1
+    written = write_store(tmp_path / "store", dict.fromkeys(SPLITS, Samples(samples.image, masks, unusable)))
+    first, second = SplitReader(written.split("train"), 4, ignore=IGNORE)
+    assert first.ignored is None
+    assert second.ignored is not None
+    assert second.ignored.nonzero().tolist() == [[1, 3, 2]]
+
+
+def test_memory_is_counted_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = draw(4, 3, "float32")
+    arrays = write_store(tmp_path / "store", dict.fromkeys(SPLITS, samples)).split("train")
+    size = samples.image.nbytes + 2 * samples.mask.nbytes
+    monkeypatch.setattr("training.data.CACHED_SHARE_OF_FREE_MEMORY", 1.0)
+    for free, cached in ((size, True), (size - 1, False)):
+        monkeypatch.setattr("training.data.free_memory", lambda free=free: free)
+        assert SplitReader(arrays, 4, ignore=IGNORE).cached is cached
+
+
+def test_the_digest_counts_ignored_pixels_where_there_are_any(tmp_path: Path) -> None:
+    samples = draw(9, 3, "uint8")
+    assert samples.unusable is not None
+
+    def digest(name: str, samples: Samples, ignore: int | None = None, chunk: int = 4) -> str:
+        written = write_store(tmp_path / name, dict.fromkeys(SPLITS, samples), ignore=ignore, chunk=chunk)
+        return content_digest(written.split("test"), ignore=ignore)
+
+    plain = samples._replace(unusable=None)
+
+    def worked_out(clouds: NDArray[np.uint8]) -> str:
+        parts = [
+            f"test/{i} (3, 16, 16)\n".encode() + image.tobytes() + mask.tobytes() + cloud.tobytes() * int(cloud.any())
+            for i, (image, mask, cloud) in enumerate(zip(samples.image, samples.mask, clouds, strict=True))
+        ]
+        return hashlib.sha256(b"".join(sorted(hashlib.sha256(part).digest() for part in parts))).hexdigest()
+
+    as_ever = worked_out(np.zeros_like(samples.unusable))
+    assert digest("plain", plain) == as_ever
+    assert digest("no value", plain, 77) == as_ever
+    assert digest("no cloud", samples._replace(unusable=np.zeros_like(samples.unusable))) == as_ever
+    clouded = digest("clouded", samples)
+    assert clouded == worked_out(samples.unusable)
+    assert digest("other chunks", samples, chunk=1) == clouded
+    signed = [plain._replace(image=samples.image.view(dtype)) for dtype in ("uint8", "int8")]
+    kinds = [digest(f"dtype {i}", one) for i, one in enumerate(signed)]
+    assert len({as_ever, clouded, digest("labels", plain, IGNORE), digest("both", samples, IGNORE), kinds[1]}) == 5

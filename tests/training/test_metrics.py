@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_f1_score, binary_jaccard_index
 
+from tasks.errors import TrainingError
 from training.metrics import OverlapCounter
 
 
@@ -27,6 +28,36 @@ def test_nothing_true_and_nothing_found_is_a_full_score() -> None:
     counter = OverlapCounter()
     counter.update(masks("...."), masks("...."))
     assert counter.scores().dice == counter.scores().jaccard_mean == 1.0
+
+
+def test_ignored_pixels_and_samples_without_others_are_left_out() -> None:
+    counter = OverlapCounter()
+    counter.update(masks("##..", "####"), masks(".##.", "...."), masks("#...", "####"))
+    counter.update(masks("####"), masks("####"))
+    scores = counter.scores()
+    assert scores.jaccard == pytest.approx((1 + 4) / (2 + 4))
+    assert scores.dice == pytest.approx(2 * 5 / (3 + 8))
+    assert scores.jaccard_mean == pytest.approx((1 / 2 + 1) / 2)
+    assert scores.dice_mean == pytest.approx((2 / 3 + 1) / 2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_stands_at_ignored_pixels_does_not_matter(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    predicted, target, ignored, other = (torch.rand((4, 6, 5), generator=generator) < 0.5 for _ in range(4))
+    scores = []
+    for change in (torch.zeros_like(ignored), ignored & other, ignored):
+        counter = OverlapCounter()
+        counter.update(predicted ^ change, target ^ (change & other), ignored)
+        scores.append(counter.scores())
+    assert scores[0] == scores[1] == scores[2]
+
+
+def test_ignored_pixels_alone_have_no_score() -> None:
+    counter = OverlapCounter()
+    counter.update(masks("##..", "...."), masks(".##.", "...."), masks("####", "####"))
+    with pytest.raises(TrainingError, match="every pixel of all 2 samples is ignored"):
+        counter.scores()
 
 
 def test_nothing_counted_is_an_error() -> None:

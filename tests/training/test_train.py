@@ -94,7 +94,7 @@ def test_the_learning_rate_halves_and_training_stops(
 ) -> None:
     """With a loss that never gets lower than in epoch 1, the rate halves after each 2 more, and 5 more are the end."""
     constant = build_loss(tiny.loss)
-    monkeypatch.setattr("training.module.build_loss", lambda _config: lambda a, b: constant(a, b) * 0)
+    monkeypatch.setattr("training.module.build_loss", lambda _config: lambda *args: constant(*args) * 0)
     config = tiny.replaced(
         stop={"patience": 5, "max_epochs": 50},
         schedule={"name": "plateau", "factor": 0.5, "patience": 2, "min_delta": 1e-4},
@@ -126,7 +126,7 @@ def test_a_loss_that_is_not_finite_names_epoch_batch_and_samples(
 ) -> None:
     calls = []
 
-    def loss(logits: Tensor, target: Tensor) -> Tensor:
+    def loss(logits: Tensor, target: Tensor, ignored: Tensor | None) -> Tensor:
         calls.append(1)
         return (logits * 0).sum() + (float("nan") if len(calls) == 6 else 0.0)  # 3 of training, 1 of validation, 2
 
@@ -150,7 +150,7 @@ def test_an_empty_split(split: str, tiny: TrainingConfig, tracking: str, tmp_pat
 
 def test_no_class_named_building(tiny: TrainingConfig, tracking: str, tmp_path: Path) -> None:
     make_store(tmp_path / "store", classes=[CLASSES[0], {**CLASSES[1], "name": "water"}])
-    with pytest.raises(TrainingError, match=r"no class named 'building' \(there are background, water\)"):
+    with pytest.raises(TrainingError, match=r"no class named 'building' \(there are background, water\);.*name it"):
         train(str(tmp_path / "store"), tiny, tracking_uri=tracking)
 
 
