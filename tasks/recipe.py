@@ -26,7 +26,7 @@ from tasks.recipe_parts import (
     check_classes,
 )
 from tasks.secrets import redact_values
-from tasks.strict_yaml import StrictModel, load_strict
+from tasks.strict_yaml import RefusedValueError, StrictModel, load_strict
 from tasks.window_recipe import WindowRecipe
 
 __all__ = [
@@ -188,6 +188,8 @@ class Recipe(BaseRecipe):
 
 
 AnyRecipe = Recipe | WindowRecipe
+TILE_SOURCES = ("xyz", "mapbox", "ign")
+WINDOW_SOURCES = ("stac", "mlhub", "scenes")
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -220,4 +222,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
 def _kind_of(data: Mapping[str, Any]) -> type[AnyRecipe]:
     imagery = data.get("imagery")
     source = imagery.get("source") if isinstance(imagery, Mapping) else None
-    return WindowRecipe if source in ("stac", "mlhub", "scenes") else Recipe
+    if source in WINDOW_SOURCES:
+        return WindowRecipe
+    if isinstance(source, str) and source not in TILE_SOURCES:
+        raise RefusedValueError(("imagery", "source"), source, [*TILE_SOURCES, *WINDOW_SOURCES])
+    return Recipe

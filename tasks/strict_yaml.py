@@ -49,6 +49,15 @@ class StrictModel(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class RefusedValueError(ValueError):
+    """Why the function that chooses a model refuses a value of the file, and where that stands."""
+
+    def __init__(self, at: KeyPath, given: str, valid: Sequence[str]) -> None:
+        """``valid``: the values that could stand there."""
+        super().__init__(f"unknown value {given!r}; {_hint(given, valid)}")
+        self.at = at
+
+
 class _CoreLoader(yaml.SafeLoader):
     """SafeLoader restricted to YAML 1.2 core scalars."""
 
@@ -88,7 +97,10 @@ def load_strict(
     data, lines = _read(path)
     for override in overrides:
         _apply(data, override)
-    chosen: type[Model] = model if isinstance(model, type) else model(data)
+    try:
+        chosen: type[Model] = model if isinstance(model, type) else model(data)
+    except RefusedValueError as refused:
+        raise RecipeError(_located(path, lines, overrides, refused.at, str(refused))) from None
     try:
         return chosen.model_validate(data)
     except ValidationError as error:
@@ -184,8 +196,11 @@ def _describe(path: Path, data: Any, lines: dict[KeyPath, int], overrides: Seque
     at = _real_path(data, error["loc"])
     if error["type"] == "unknown_key":
         at = (*at, str(context["key"]))
+    return _located(path, lines, overrides, at, _message(error, context))
+
+
+def _located(path: Path, lines: dict[KeyPath, int], overrides: Sequence[str], at: KeyPath, message: str) -> str:
     dotted = ".".join(str(part) for part in at)
-    message = _message(error, context)
     if any(override.partition("=")[0].strip() == dotted for override in overrides):
         return f"--set {dotted}: {message}"
     known = at

@@ -361,3 +361,8 @@ def test_splits_outlive_the_work_folder(site: Site) -> None:
     assert {name: after[name] for name in before} == before
     scenes = {name.split("/")[0]: split for name, split in before.items()}
     assert all(scenes[name.split("/")[0]] == split for name, split in after.items())
+
+
+def test_an_unknown_source_lists_them_all(site: Site) -> None:
+    with pytest.raises(RecipeError, match=r"imagery\.source: unknown value 'scene'; did you mean 'scenes'.*xyz.*stac"):
+        load_recipe(site.recipe, ["imagery.source=scene"])
