@@ -142,8 +142,9 @@ class _Download:
         """A streamed answer of status 200, 206, 304 or 416. Raises TransientError or the manner's error otherwise."""
         self.requests += 1
         timeout = (_CONNECT_SECONDS, self.manner.silence)
+        auth = no_login if self.manner.locate else None
         try:
-            answer = requests.get(url, headers=_PLAIN | headers, stream=True, timeout=timeout)
+            answer = requests.get(url, headers=_PLAIN | headers, stream=True, timeout=timeout, auth=auth)
         except (requests.ConnectionError, requests.Timeout) as error:
             failure: Exception = TransientError(f"{shown}: no connection ({type(error).__name__})")
         except requests.RequestException as error:
@@ -188,6 +189,11 @@ class _Download:
         self.part.replace(self.path)
         if _note_path(self.part).is_file():
             _note_path(self.part).replace(_note_path(self.path))
+
+
+def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """As ``auth`` it keeps requests from adding a login of the user's .netrc."""
+    return request
 
 
 def _continues(answer: requests.Response, size: int, note: Mapping[str, str | int]) -> bool:

@@ -124,8 +124,8 @@ def _day_within(item: str) -> str:
 
 def _seconds(day: str) -> int | None:
     try:
-        return int(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp())
-    except ValueError:
+        return int(datetime(int(day[:4]), int(day[4:6]), int(day[6:]), tzinfo=UTC).timestamp())
+    except ValueError:  # no date, or none that there is
         return None
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 import requests
 
 from tasks.errors import DiskError, SourceError
+from tasks.labels.download import no_login
 from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
 from tasks.secrets import redact
 
@@ -31,11 +32,6 @@ class _WithoutKeys(logging.Filter):
 
 
 _WITHOUT_KEYS = _WithoutKeys()
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keeps requests from adding a login of the user's .netrc."""
-    return request
 
 
 class Web:
@@ -140,7 +136,7 @@ class Web:
         session: requests.Session | None = getattr(self._own, "session", None)
         if session is None:
             session = self._own.session = requests.Session()
-            session.auth = _no_login
+            session.auth = no_login
             session.headers["Accept-Encoding"] = "identity"  # sizes are of the file
             with self._lock:
                 self._sessions.append(session)

@@ -135,6 +135,8 @@ def test_proxy_lists_and_sends(url: str, folder: Path) -> None:
     assert get(f"{product}/none").status_code == 404
 
 
-@pytest.mark.parametrize("path", [f"{PROXY_PATH}/data/{KENYA}/%2E%2E/%2E%2E/secret.txt", f"{STORAGE_PATH}/files/..%2Fsecret.txt"])
+@pytest.mark.parametrize(
+    "path", [f"{PROXY_PATH}/data/{KENYA}/%2E%2E/%2E%2E/secret.txt", f"{STORAGE_PATH}/files/..%2Fsecret.txt"]
+)
 def test_nothing_beside_the_folder_is_sent(url: str, path: str) -> None:
     assert requests.get(url + path, timeout=10).status_code == 404

@@ -1,11 +1,12 @@
+import base64
 import hashlib
 import socket
 from pathlib import Path
 
 import pytest
 
-from tasks.errors import DiskError, LabelError
-from tasks.labels.download import download
+from tasks.errors import DiskError, LabelError, SourceError
+from tasks.labels.download import Manner, download
 from tasks.labels.retry import Patience
 from tests.tasks.labels.conftest import Answer, Asked, Scripted
 
@@ -143,3 +144,60 @@ def test_no_room_is_the_disks_fault(server: Scripted, tmp_path: Path) -> None:
     blocked.write_text("in the way")
     with pytest.raises(DiskError, match="cannot write the download"):
         download(server.url + "/f.pbf", blocked, None, QUICK)
+
+
+MD5 = base64.b64encode(hashlib.md5(BODY).digest()).decode()
+
+
+@pytest.mark.parametrize("name", ["Content-MD5", "x-ms-blob-content-md5"])
+def test_digest_of_the_server_is_checked(server: Scripted, tmp_path: Path, name: str) -> None:
+    server.on("/f.pbf", Answer(200, BODY[::-1], {name: MD5}), Answer(200, BODY, {name: MD5}))
+    path, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert (path.read_bytes(), requests) == (BODY, 2)
+    server.on("/f.pbf", Answer(200, BODY, {name: MD5[:-4] + "AA=="}))
+    with pytest.raises(LabelError, match=r"f\.pbf: the download has md5 [0-9a-f]{32}, the server said [0-9a-f]{32}; "):
+        download(server.url + "/f.pbf", tmp_path / "other", None, QUICK)
+    server.on("/f.pbf", Answer(200, BODY, {name: "no digest"}))
+    assert download(server.url + "/f.pbf", tmp_path / "third", None, QUICK)[0].read_bytes() == BODY
+
+
+def test_rest_of_another_version_starts_over(server: Scripted, tmp_path: Path) -> None:
+    newer = {"ETag": '"v2"'}
+
+    def heedless(asked: Asked) -> Answer:
+        start = int(asked.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        place = {"Content-Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"}
+        return Answer(206, BODY[::-1][start:], newer | place)  # whatever If-Range names
+
+    broken = Answer(200, BODY[:100_000], ETAG, claimed=len(BODY))
+    server.on("/f.pbf", broken, heedless, Answer(200, BODY[::-1], newer))
+    path, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert (path.read_bytes(), requests) == (BODY[::-1], 3)
+
+
+def test_place_is_asked_for_before_every_attempt(server: Scripted, tmp_path: Path) -> None:
+    places = iter(["/old", "/older", "/new"])
+    server.on("/old", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)))
+    server.on("/older", Answer(403))
+    server.on("/new", resuming)
+    manner = Manner(
+        SourceError, "ask elsewhere", "a b.bin", 5, lambda: (server.url + next(places), {"X-Some": "thing"})
+    )
+    path, requests = download("http://named.example/f?token=s3cr3t", tmp_path, None, QUICK, manner)
+    assert (path.name, path.read_bytes(), requests) == ("a_b.bin", BODY, 3)
+    assert [asked.headers["X-Some"] for asked in server.asked] == ["thing"] * 3
+    server.on("/gone", Answer(404))
+    manner = Manner(SourceError, "ask elsewhere", locate=lambda: (server.url + "/gone?sig=s3cr3t", {}))
+    with pytest.raises(SourceError, match=r"^http://named\.example/f: the server answered 404 .*; ask elsewhere$"):
+        download("http://named.example/f", tmp_path, None, QUICK, manner)
+
+
+def test_library_errors_with_the_url_in_them_are_not_handed_on(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(LabelError) as caught:
+        download(f"http://127.0.0.1:{port}/f.pbf?token=s3cr3t", tmp_path, None, QUICK)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "s3cr3t" not in repr(error)
+        error = error.__cause__ or error.__context__
