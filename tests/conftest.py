@@ -40,7 +40,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No token, no setting of the person who runs the tests, and a home folder and caches of the tests' own."""
     for name in list(os.environ):
-        if name.startswith(("MAPBOX_", "TILEWRIGHT_", "AWS_", "MLFLOW_")) and name not in _KEPT:
+        if name.startswith(("MAPBOX_", "MLHUB_", "PC_SDK_", "TILEWRIGHT_", "AWS_", "MLFLOW_")) and name not in _KEPT:
             monkeypatch.delenv(name)
     home = tmp_path_factory.getbasetemp() / "home"
     home.mkdir(exist_ok=True)
