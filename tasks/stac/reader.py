@@ -30,15 +30,17 @@ _S3_REFUSALS = ("credential", "accessdenied", "access denied", "signaturedoesnot
 
 
 class _TokensRemoved(logging.Filter):
-    """odc.loader and rasterio log the URL that they could not read."""
+    """rasterio logs the URLs that it opens."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(record.getMessage()), None
         return True
 
 
-for _name in ("odc.loader._rio", "rasterio", "rasterio._env", "rasterio._err", "rasterio.env"):
+for _name in ("rasterio", *(f"rasterio.{module}" for module in ("_base", "_env", "_err", "_io", "_warp", "env"))):
     logging.getLogger(_name).addFilter(_TokensRemoved())
+# It logs every failed attempt with its URL as an error; what fails for good is raised.
+logging.getLogger("odc.loader._rio").addFilter(lambda _: False)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,12 @@ class AssetReader:
         """
         head = self.head(ref)
         parameters = RasterLoadParams(
-            head.dtype.name, fill_value=fill, src_nodata_override=fill, resampling=resampling, fail_on_error=True
+            head.dtype.name,
+            fill_value=fill,
+            src_nodata_override=fill,
+            resampling=resampling,
+            # Overviews of classes may hold averages of them.
+            use_overviews=resampling != "nearest",
         )
 
         def once(uri: str) -> NDArray[Any]:
@@ -146,7 +153,7 @@ class AssetReader:
             if not self._read_once:
                 raise CredentialError(
                     f"{ref.name}: {redact(ref.href)} is refused ({status or _short(reason)}); s3 URLs need "
-                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, some AWS_REQUEST_PAYER, or open buckets AWS_NO_SIGN_REQUEST"
+                    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, some AWS_REQUEST_PAYER, open ones AWS_NO_SIGN_REQUEST"
                 ) from None
             raise WindowReadError(f"{ref.name}: refused ({status or _short(reason)})") from None
         if status in (404, 410):

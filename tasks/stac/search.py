@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 import pystac
 import shapely
 import shapely.geometry
+from pystac.stac_io import DefaultStacIO
 from pystac_client.exceptions import APIError
 from pystac_client.item_search import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
@@ -22,6 +23,7 @@ from tasks.window_recipe import StacImagery
 
 PAGE = 100  # items asked for at once
 _QUERY_CLASS = re.compile(r"https://api\.stacspec\.org/v1\.0\.[^/]*/item-search#query")
+_NOT_STAC = (pystac.STACError, pystac.STACTypeError)
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees, west < east
 
 
@@ -95,7 +97,9 @@ def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], i
         search = _search_link(root, endpoint.href)
         found = _walk(root, endpoint, io) if search is None else _pages(search, root, imagery, boxes, io)
         items = _chosen(found, imagery, interval, boxes)
-    except (pystac.STACError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (*_NOT_STAC, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error.__cause__ or error.__context__, SourceError):  # pystac wraps what its reader raises
+            raise SourceError(str(error.__cause__ or error.__context__)) from None
         raise SourceError(
             f"{endpoint.name}: is no STAC API or catalogue that can be read ({type(error).__name__}: "
             f"{redact(str(error))[:200]}); check imagery.api"
@@ -159,10 +163,21 @@ def _walk(root: Mapping[str, Any], endpoint: Endpoint, io: StacIO) -> Iterator[d
     if "stac_version" not in root:
         raise ValueError("there is no stac_version")
     # from_file and not from_dict: links are relative to the file.
-    top = pystac.Catalog.from_file(endpoint.href, stac_io=io)
+    top = (pystac.Collection if kind == "Collection" else pystac.Catalog).from_file(endpoint.href, stac_io=_WalkIO(io))
     for item in top.get_items(recursive=True):
         plain = item.to_dict(include_self_link=False, transform_hrefs=False)
         yield plain | {"self": item.get_self_href() or endpoint.href}
+
+
+class _WalkIO(DefaultStacIO):
+    """pystac's own objects (pystac-client's reader makes its own), read by our reader."""
+
+    def __init__(self, io: StacIO) -> None:
+        super().__init__()
+        self._io = io
+
+    def read_text(self, source: Any, *_: Any, **__: Any) -> str:
+        return self._io.read_text(source)
 
 
 def _chosen(

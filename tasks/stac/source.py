@@ -84,6 +84,10 @@ class StacSource:
             found = [item for item in found if item.id == window.look]
         return [StacLook(item, grid, self._imagery, self._reader) for item in found]
 
+    def states(self) -> dict[str, str]:
+        """Nothing: items are taken as they are published, under an id of their own."""
+        return {}
+
     def close(self) -> None:
         """Close the connections to the catalogue."""
         self._io.session.close()

@@ -105,7 +105,9 @@ class SceneLabels:
         missing = at.beyond | self._rim(window) | self._unlabelled(pixels, colours)
         values = pixels.values if colours else self._whole(header, pixels.values[0], missing)
         consensus = np.clip(pixels.values[1], 0, 100).astype(np.uint8) if self._consensus else None
-        return RawLabels(np.where(missing, values.dtype.type(0), values), missing, consensus)
+        if missing.any():
+            values = np.where(missing, values.dtype.type(0), values)
+        return RawLabels(values, missing, consensus)
 
     def close(self) -> None:
         """Close all files."""

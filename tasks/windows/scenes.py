@@ -115,10 +115,11 @@ class SceneSource:
         held = sorted({key for item in items for key in item.assets if key != IMAGE})
         if any(IMAGE in item.assets for item in items):
             held += self._file_bands
-        lacking = [band for band in self.bands if band not in held] or list(self.bands)
+        absent = [band for band in self.bands if band not in held]
+        lacking = ", ".join(absent) if absent else f"all of {', '.join(self.bands)}"
         return (
-            f"imagery.bands: no image has {', '.join(lacking)} (with all of the others); "
-            f"there are {', '.join(held) or 'none'}. Name the bands of a file that holds several in imagery.file_bands"
+            f"imagery.bands: no image has {lacking}; there are {', '.join(held) or 'none'}. "
+            "Name the bands of a file that holds several in imagery.file_bands"
         )
 
     def _grid(self, scene: Scene) -> Header:
