@@ -24,10 +24,10 @@ from tasks.stac.signing import _container
 from tasks.stac.source import StacSource
 from tasks.window_recipe import Clouds, Dates, WindowRecipe
 from tasks.windows.base import Window
-from tests.support.stac_items import IGNORED, recipe
+from tests.support.stac_items import recipe
 from tests.support.stac_server import Asked, FileServer, absolute, rustac_api
 
-pytestmark = [pytest.mark.real, pytest.mark.filterwarnings(IGNORED)]
+pytestmark = pytest.mark.real
 
 # The files have pixels of 120 m from 499,980 m eastwards, which is a multiple of 60 m: on a grid of 60 m every pixel
 # is there four times, and no other.

@@ -19,10 +19,6 @@ from tests.support.stac_server import ScriptedApi
 STEP = 10.0  # metres a pixel
 SIDE = 64  # pixels of a window
 WEST, NORTH = 500_480.0, 5_000_320.0  # a corner of the grid of SIDE * STEP metres in EPSG:32633, near 15 E 45 N
-IGNORED = (
-    # odc-geo was written for an older affine.
-    "ignore:Use `@` matmul instead of `\\*` mul operator:PendingDeprecationWarning"
-)
 
 
 def cog(

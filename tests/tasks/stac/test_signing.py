@@ -15,7 +15,7 @@ from tasks.errors import CredentialError, SourceError
 from tasks.labels.retry import Patience
 from tasks.stac.signing import Signer
 from tasks.stac.source import StacSource
-from tests.support.stac_items import IGNORED, recipe, simple
+from tests.support.stac_items import recipe, simple
 from tests.support.stac_server import Asked, FileServer, ScriptedApi
 
 QUICK = Patience(3, 10.0, 0.01, 0.05)
@@ -134,7 +134,6 @@ def computer(api: ScriptedApi, monkeypatch: pytest.MonkeyPatch, tokens: TokenSer
     return api
 
 
-@pytest.mark.filterwarnings(IGNORED)
 def test_a_signed_url_that_expires_in_the_middle_is_signed_again(
     computer: ScriptedApi, tokens: TokenServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -158,7 +157,6 @@ def test_a_signed_url_that_expires_in_the_middle_is_signed_again(
     assert "topsecret" not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
 
-@pytest.mark.filterwarnings(IGNORED)
 def test_a_token_that_ends_between_header_and_pixels_is_replaced(
     computer: ScriptedApi, tokens: TokenServer, tmp_path: Path
 ) -> None:
@@ -171,7 +169,6 @@ def test_a_token_that_ends_between_header_and_pixels_is_replaced(
     assert tokens.given == ["topsecret0", "topsecret1"]
 
 
-@pytest.mark.filterwarnings(IGNORED)
 def test_a_refusal_of_a_fresh_token_ends_the_run_and_tells_no_token(
     computer: ScriptedApi, tokens: TokenServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,10 +21,8 @@ from tasks.georeference import transformer
 from tasks.stac.source import StacSource, grid_of
 from tasks.window_recipe import Clouds
 from tasks.windows.base import Window, WindowReadError, of_look
-from tests.support.stac_items import IGNORED, NORTH, SCALE, SIDE, STEP, WEST, bbox, cog, item, numbers, recipe, simple
+from tests.support.stac_items import NORTH, SCALE, SIDE, STEP, WEST, bbox, cog, item, numbers, recipe, simple
 from tests.support.stac_server import ScriptedApi
-
-pytestmark = pytest.mark.filterwarnings(IGNORED)
 
 
 def place(window: Window, size: int = SIDE) -> tuple[slice, slice]:
