@@ -29,7 +29,7 @@ from tasks.errors import NothingSelectedError, StoreError, TooManyFailedError
 from tasks.georeference import Georeference
 from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
-from tasks.ledger import Ledger, Sample, State
+from tasks.ledger import UNREAD, Ledger, Sample, State
 from tasks.publish import Block, Layout, Pixels, VersionWriter, content_hash, heal_tags, open_or_create, shuffled
 from tasks.recipe import AnyRecipe, WindowRecipe
 from tasks.report import Estimate, Funnel, describe_funnel, draw_samples
@@ -167,6 +167,10 @@ class Build(ABC):
     def _facts(self, ledger: Ledger) -> dict[str, Any]:
         """Root attributes that only this kind of build knows."""
 
+    def _imagery_requests(self) -> int:
+        """Requests that this run sent for imagery."""
+        return self._spent.imagery
+
     # ---- select --------------------------------------------------------------------------------
 
     def funnel(self) -> Funnel:
@@ -184,12 +188,15 @@ class Build(ABC):
         with self._ledger() as ledger:
             funnel = Funnel.of(ledger, self.recipe)
             allowed = self.recipe.limits.max_failed_fraction
-            if funnel.failed <= allowed * funnel.selected:
+            unread = ledger.reasons(State.REJECTED).get(UNREAD, 0)
+            failed, of = funnel.failed + unread, funnel.selected + unread
+            if failed <= allowed * of:
                 return
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in ledger.reasons(State.FAILED).items())
-            names = ", ".join(ledger.names(State.FAILED)[:5])
+            counts = ledger.reasons(State.FAILED) | ({UNREAD: unread} if unread else {})
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in counts.items())
+            names = ", ".join(ledger.names(State.FAILED)[:5]) or "none of the imagery"
         raise TooManyFailedError(
-            f"{funnel.failed} of {funnel.selected} images failed, over limits.max_failed_fraction {allowed:g} "
+            f"{failed} of {of} images failed, over limits.max_failed_fraction {allowed:g} "
             f"({reasons}; for example {names}); run the same command again to go on where this stopped"
         )
 
@@ -257,7 +264,7 @@ class Build(ABC):
             failed=funnel.failed,
             rejected=rejected,
             splits=splits,
-            requests={"imagery": self._spent.imagery, "labels": self._spent.labels},
+            requests={"imagery": self._imagery_requests(), "labels": self._spent.labels},
             seconds=round(time.monotonic() - self._spent.started, 3),
         )
 

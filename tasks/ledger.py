@@ -64,8 +64,9 @@ DROP TABLE tile_mask;
 """
 
 
-LABEL_REASONS = ("density", "ignored labels", "no label")  # of rejections that labels decide, before any imagery
-_BY_LABELS = "reason IN ('density', 'ignored labels', 'no label')"
+UNREAD = "label cannot be read"
+LABEL_REASONS = ("density", "ignored labels", "no label", UNREAD)  # of rejections that labels decide, before imagery
+_BY_LABELS = f"reason IN ({', '.join(repr(reason) for reason in LABEL_REASONS)})"
 _ANSWERED = f"(state IN ('kept', 'absent', 'failed') OR (state = 'rejected' AND NOT {_BY_LABELS}))"
 
 

@@ -18,7 +18,7 @@ from tasks.georeference import Georeference
 from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
 from tasks.labels.source import ANSWERS, label_origin
-from tasks.ledger import Density, Fetched, Ledger, Sample, State
+from tasks.ledger import UNREAD, Density, Fetched, Ledger, Sample, State
 from tasks.observe import Refusal, observe
 from tasks.publish import Layout, Pixels
 from tasks.rasterize import resize_mask
@@ -105,16 +105,23 @@ class WindowBuild(Build):
     def measure(self, shard: Shard) -> int:
         """Read a shard's labels and record shares and masks; returns how many windows pass the label filter."""
         densities = [self._measured(window) for window in shard.windows]
+        unread = [density for density in densities if density.reason == UNREAD]
         with self._ledger() as ledger:
-            ledger.record_densities(densities, self._measure_key)
+            ledger.record_densities([one for one in densities if one.reason != UNREAD], self._measure_key)
+            ledger.record_densities(unread, "")  # so that the next run asks again
         return sum(density.passes for density in densities)
 
     def _measured(self, window: Window) -> Density:
-        raw = self._labels.read(window)
+        try:
+            raw = self._labels.read(window)
+        except WindowReadError:
+            return Density(window.name, None, "", None, reason=UNREAD)
         if raw is None:
             return Density(window.name, None, "", None, reason="no label")
         if self.recipe.draws_footprints:
             mask = self._classes.from_footprints(raw.values)
+            if raw.missing is not None:
+                mask[raw.missing] = self.recipe.ignore
         else:
             mask = self._classes.apply(raw, window.name)
         found = shares(mask, self.recipe)
@@ -277,6 +284,9 @@ class WindowBuild(Build):
     @functools.cached_property
     def _classes(self) -> ClassMap:
         return ClassMap.of(self.recipe)
+
+    def _imagery_requests(self) -> int:
+        return self._source.requests
 
     def _imagery_key(self) -> str:
         """Changes when a kept image would not be what is asked for now."""

@@ -47,10 +47,11 @@ class Cut(StrictModel):
     def _check(self) -> Self:
         if 0 < self.size < 16:
             raise ValueError("size: expected 0 (whole scenes) or at least 16 pixels")
-        if self.size and self.stride and self.stride > self.size:
-            raise ValueError(f"stride {self.stride} is larger than size {self.size} and would leave gaps")
-        if 2 * self.padding >= self.size and self.padding:
+        if self.padding and 2 * self.padding >= self.size:
             raise ValueError(f"padding {self.padding} on both sides leaves nothing of size {self.size}")
+        core = self.size - 2 * self.padding
+        if self.size and self.stride and self.stride > core:
+            raise ValueError(f"stride {self.stride} is larger than the {core} labelled pixels of a window: gaps")
         return self
 
 
@@ -280,6 +281,9 @@ class WindowRecipe(BaseRecipe):
             raise ValueError(f"area: not used by imagery.source {self.imagery.source}")
         elif self.splits.by == "block":
             raise ValueError("splits.by: block goes with STAC cells; use scene, group or sample")
+        cut = None if isinstance(self.imagery, StacImagery) else self.imagery.windows
+        if self.splits.reserve and (cut is None or cut.size == 0):
+            raise ValueError("splits.reserve: goes with scenes that are cut into windows (imagery.windows.size)")
         self._check_overlap()
         return self
 

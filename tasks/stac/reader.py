@@ -3,6 +3,7 @@
 import logging
 import re
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.loader import RasterLoadParams, RasterSource, RioReader
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from tasks.errors import CredentialError, SourceError
@@ -41,6 +42,8 @@ for _name in ("rasterio", *(f"rasterio.{module}" for module in ("_base", "_env",
     logging.getLogger(_name).addFilter(_TokensRemoved())
 # It logs every failed attempt with its URL as an error; what fails for good is raised.
 logging.getLogger("odc.loader._rio").addFilter(lambda _: False)
+# rasterio ignores this one while it warps, by filters of the whole process, which threads take from one another.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from tasks.stac.reflectance import Rule, check_negatives, rule_of, to_reflectanc
 from tasks.stac.search import Box, StacIO, find_items
 from tasks.stac.signing import Signer
 from tasks.window_recipe import StacImagery, WindowRecipe
-from tasks.windows.base import Chip, Look, Window
+from tasks.windows.base import Chip, Look, Window, of_look, ranked, safe_name
 from tasks.windows.cells import cells
 
 _LAYER_FILL = {"SCL": 0, "CLD": 255, "cloudmask": 1}  # where an item does not reach: no data, or as good as cloud
@@ -72,16 +72,31 @@ class StacSource:
         return self._io.requests + (self._signer.requests if self._signer else 0)
 
     def windows(self) -> list[Window]:
-        """Every cell, whether an item covers it or not. Searches, so that an empty search shows at once."""
-        self._ready()
-        return list(self._windows or ())
+        """Every cell, whether an item covers it or not; with several dates a cell, one window for each.
+
+        Searches, so that an empty search shows at once.
+        """
+        index, dates = self._ready(), self._imagery.dates
+        found: list[Window] = []
+        for cell in self._windows or ():
+            if dates.pick != "all" and dates.count == 1:
+                found.append(cell)
+                continue
+            over = index.over(_footprint(grid_of(cell)))
+            if not over:
+                found.append(cell)  # to be recorded as absent
+            elif dates.pick == "all":
+                found += [of_look(cell, safe_name(item.id)) for item in over]
+            else:
+                found += ranked(cell, dates.count)[: len(over)]
+        return found
 
     def looks(self, window: Window) -> Sequence[Look]:
         """The items over a window: least cloudy by ``eo:cloud_cover`` first, among equals the oldest."""
         grid = grid_of(window)
         found = self._ready().over(_footprint(grid))
         if window.look:
-            found = [item for item in found if item.id == window.look]
+            found = [item for item in found if safe_name(item.id) == window.look]
         return [StacLook(item, grid, self._imagery, self._reader) for item in found]
 
     def states(self) -> dict[str, str]:

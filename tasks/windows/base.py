@@ -5,6 +5,7 @@ may have a georeference or none. An imagery source says which windows there are 
 source gives the labels of the same pixels. Neither knows the ledger, the filter or the store.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from tasks.errors import TilewrightError
 from tasks.georeference import Georeference
 from tasks.labels.footprints import LabelReport
+
+_PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 
 __all__ = [
     "Chip",
@@ -29,6 +32,7 @@ __all__ = [
     "WindowSource",
     "of_look",
     "ranked",
+    "safe_name",
     "window_name",
 ]
 
@@ -148,6 +152,11 @@ class WindowReadError(TilewrightError):
 def window_name(scene: str, row: int | None = None, column: int | None = None) -> str:
     """``scene`` for a whole chip, ``scene/row-column`` for a window at that pixel."""
     return scene if row is None or column is None else f"{scene}/{row}-{column}"
+
+
+def safe_name(text: str) -> str:
+    """``text`` with everything but letters, digits and ``.-_`` replaced by ``_``: fit for a sample's name."""
+    return _PLAIN.sub("_", text)
 
 
 def of_look(window: Window, look: str) -> Window:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.errors import LabelError, RecipeError, SourceError
 from tasks.window_recipe import RasterLabels, ScenesImagery, WindowRecipe
+from tasks.windows.base import safe_name
 from tasks.windows.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 
 LAYERS = ("cloudmask", "CLD", "SCL")  # what {band} may name besides the recipe's bands
@@ -16,7 +17,6 @@ PLACEHOLDERS = ("scene", "band", "date")
 SHOWN = 8  # entries of a folder in a message
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-_PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass
@@ -49,11 +49,6 @@ def folder_scenes(recipe: WindowRecipe) -> list[Scene]:
         )
         for name, files in sorted(found.items())
     ]
-
-
-def safe_name(text: str) -> str:
-    """``text`` with everything but letters, digits and ``.-_`` replaced by ``_``: fit for a sample's name."""
-    return _PLAIN.sub("_", text)
 
 
 def _find(recipe: WindowRecipe, imagery: ScenesImagery) -> dict[str, _Files]:

@@ -21,9 +21,9 @@ MAX_ZOOM = 18  # of the tiles that windows are looked up by; deeper ones are sma
 class FootprintLabels:
     """Footprints drawn over windows. Satisfies :class:`tasks.windows.base.WindowLabels`."""
 
-    def __init__(self, source: LabelSource, footprints: Path) -> None:
-        """source: where they come from. footprints: the file to keep them in."""
-        self._source, self._file = source, footprints
+    def __init__(self, source: LabelSource, footprints: Path, padding: int = 0) -> None:
+        """source: where they come from. footprints: the file to keep them in. padding: pixels of rim without label."""
+        self._source, self._file, self._padding = source, footprints, padding
         self._indexes: dict[str, FootprintIndex] = {}
         self._lock = threading.Lock()
 
@@ -41,7 +41,11 @@ class FootprintLabels:
             raise _no_place(window)
         index = self._index(window.georeference.crs)
         (mask,) = index.draw([(window.georeference, window.width, window.height)])
-        return RawLabels(mask)
+        if not self._padding:
+            return RawLabels(mask)
+        rim = np.ones_like(mask)
+        rim[self._padding : -self._padding, self._padding : -self._padding] = False
+        return RawLabels(mask, rim)
 
     def _index(self, crs: str) -> FootprintIndex:
         with self._lock:
@@ -78,5 +82,3 @@ def _no_place(window: Window) -> LabelError:
         f"{window.scene}: has no CRS or no transform, so footprints cannot be drawn over it; give the file a "
         "georeference (gdal_edit.py -a_srs ... -a_ullr ..., or its .aux.xml side file), or take label rasters"
     )
-
-

@@ -15,9 +15,18 @@ from numpy.typing import NDArray
 from tasks.errors import LabelError, SourceError
 from tasks.splits import RESERVED
 from tasks.window_recipe import MlhubImagery, ScenesImagery, WindowSplits
-from tasks.windows.base import Chip, Georeference, Look, Window, WindowReadError, of_look, ranked, window_name
+from tasks.windows.base import (
+    Chip,
+    Georeference,
+    Look,
+    Window,
+    WindowReadError,
+    of_look,
+    ranked,
+    safe_name,
+    window_name,
+)
 from tasks.windows.cut import Placed, place, reserve
-from tasks.windows.folder import safe_name
 from tasks.windows.rasters import Header, Pixels, Rasters, difference, reach, scaled
 from tasks.windows.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 

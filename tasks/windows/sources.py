@@ -98,7 +98,8 @@ def open_labels(recipe: WindowRecipe, source: WindowSource, footprints: Path) ->
     """The label source of a recipe, after ``source`` has said its windows; ``footprints``: the file for drawn ones."""
     labels = recipe.labels
     if not isinstance(labels, RasterLabels | ProvidedLabels):
-        return FootprintLabels(label_source(recipe), footprints)
+        padding = 0 if isinstance(recipe.imagery, StacImagery) else recipe.imagery.windows.padding
+        return FootprintLabels(label_source(recipe), footprints, padding)
     if not isinstance(source, CatalogueSource) or isinstance(recipe.imagery, StacImagery):
         raise TypeError("label rasters go with scenes")
     listed = {value for entry in recipe.classes for value in (entry.source_values or [entry.value])}

@@ -7,7 +7,9 @@ from tasks.secrets import find_secret, redact, redact_values
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", min_size=8, max_size=60)
 
 
-@given(TOKEN, st.sampled_from(["access_token", "token", "key", "api_key", "apikey", "sig", "password", "X-Amz-Signature"]))
+@given(
+    TOKEN, st.sampled_from(["access_token", "token", "key", "api_key", "apikey", "sig", "password", "X-Amz-Signature"])
+)
 def test_query_values_that_are_secrets_go(token: str, name: str) -> None:
     told = redact(f"GET https://host/a/b?x=1&{name}=S{token}&y=2 answered 403")
     assert told == f"GET https://host/a/b?x=1&{name}=***&y=2 answered 403"

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 import yaml
 
-from tasks.errors import DiskError, LabelError, NothingSelectedError, RecipeError, SourceError, StoreError
+from tasks.errors import (
+    DiskError,
+    LabelError,
+    NothingSelectedError,
+    RecipeError,
+    SourceError,
+    StoreError,
+    TooManyFailedError,
+)
 from tasks.ledger import Ledger, State
 from tasks.recipe import load_recipe
 from tasks.store import SplitArrays, open_version
@@ -268,8 +276,6 @@ def test_a_lost_image_is_read_again_and_a_changed_one_is_told(site: Site) -> Non
 
 
 def test_a_damaged_scene_fails_its_windows_and_the_run_says_which(site: Site) -> None:
-    from tasks.errors import TooManyFailedError
-
     for date in DATES:
         path = site.folder / "images" / f"s5_{date}_red.tif"
         path.write_bytes(path.read_bytes()[:6000])
@@ -318,11 +324,12 @@ def test_too_many_windows_are_told(site: Site) -> None:
         ("labels={source: provided}", "provided goes with imagery.source mlhub"),
         ("ignore=3", "ignore: 3 is the value of a class"),
         ("filter.min_fraction={wood: 0.1}", "no class 'wood'; there are water, building"),
-        ("imagery.windows.stride=64", "stride 64 is larger than size 32"),
+        ("imagery.windows.stride=64", "stride 64 is larger than the 32 labelled pixels"),
         ("imagery.windows={size: 32, padding: 16}", "padding 16 on both sides leaves nothing of size 32"),
         ("splits={by: sample, train: 0.5, validation: 0.25, test: 0.5}", "must sum to 1"),
         ("splits={by: block}", "block goes with STAC cells"),
         ("splits.reserve=1.5", "less than or equal to 1"),
+        ("imagery.windows={size: 32, padding: 4, stride: 32}", "stride 32 is larger than the 24 labelled pixels"),
         ("area={bbox: [0, 0, 1, 1]}", "not used by imagery.source scenes"),
         ("imagery.dates={pick: median, count: 3}", "median gives what it gives"),
         ("clouds.mask=fmask", "unknown value 'fmask'"),
@@ -366,3 +373,14 @@ def test_splits_outlive_the_work_folder(site: Site) -> None:
 def test_an_unknown_source_lists_them_all(site: Site) -> None:
     with pytest.raises(RecipeError, match=r"imagery\.source: unknown value 'scene'; did you mean 'scenes'.*xyz.*stac"):
         load_recipe(site.recipe, ["imagery.source=scene"])
+
+
+def test_a_damaged_label_is_told_and_read_again_when_it_was_mended(site: Site) -> None:
+    path = site.folder / "labels" / "s4.tif"
+    write_raster(path, np.random.default_rng(1).choice(np.array([1, 2, 7], np.uint8), (SCENE, SCENE)))
+    good = path.read_bytes()
+    path.write_bytes(good[:6000])
+    with pytest.raises(TooManyFailedError, match=r"of .* images failed.* x label cannot be read"):
+        run_build(site.recipe, site.store)
+    path.write_bytes(good)
+    assert run_build(site.recipe, site.store).kept == 71

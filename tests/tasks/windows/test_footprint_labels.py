@@ -80,3 +80,12 @@ def test_tiles_cover_the_windows() -> None:
         assert boxes.contains(shapely.box(*lonlat_of(one.georeference, 64, 48)).buffer(-1e-9))
     assert len({tile.z for tile in tiles}) == 1
     assert len(tiles) < 200
+
+
+def test_a_rim_has_no_label(tmp_path: Path) -> None:
+    labels = FootprintLabels(Given([]), tmp_path / "footprints.parquet", padding=5)
+    labels.prepare([window(UTM)], tmp_path)
+    raw = labels.read(window(UTM))
+    assert raw.missing is not None
+    assert not raw.missing[5:-5, 5:-5].any()
+    assert raw.missing.sum() == 64 * 48 - 54 * 38
