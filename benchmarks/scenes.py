@@ -3,8 +3,9 @@
     python -m benchmarks.scenes [--runs 3] [--json]
 
 The scene is generated twice: uncompressed in strips that are whole rows, as Inria's, and deflated in 256 px blocks.
-Ours is measured up to three points: windows read; read with their class masks; and both stored, as a version's writer
-does, on two threads. The published way is LandCover.ai's: image and labels whole in memory, then a JPEG (quality 95)
+Ours is measured up to four points: windows read; read with their class masks; both stored, as a version's writer does;
+and the whole build of a recipe, which also filters by labels, records every window, keeps what it read, shuffles and
+splits. The published way is LandCover.ai's: image and labels whole in memory, then a JPEG (quality 95)
 and a PNG for each window. torchgeo reads the same windows with their labels and stores nothing; it is installed into a
 virtual environment of its own under the system's temporary folder. Every run is a fresh process, so that peak memory
 is its own; "after start" is the peak less what the process held once all was imported.
@@ -31,6 +32,7 @@ from rasterio import Affine
 from rasterio.windows import Window as PixelWindow
 
 from benchmarks import machine
+from tasks.build import open_build
 from tasks.classes import ClassMap
 from tasks.ledger import Sample
 from tasks.publish import Block, Layout, Pixels, VersionWriter, open_or_create
@@ -47,7 +49,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "striped": {"interleave": "pixel"},
     "tiled": {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "interleave": "pixel"},
 }
-OURS = {"read": "windows read", "mask": "read, class masks", "store": "read, class masks, stored"}
+OURS = {
+    "read": "windows read",
+    "mask": "read, class masks",
+    "store": "read, class masks, stored",
+    "build": "a whole build, from plan to commit",
+}
 PUBLISHED = "published: whole in memory, then JPEG and PNG"
 THREADS = (1, 2)
 
@@ -158,6 +165,22 @@ def cut_ours(folder: Path, until: str, threads: int) -> int:
     return len(windows)
 
 
+def build_ours(folder: Path, threads: int) -> int:
+    """The steps of the flow for the scene in ``folder``; returns how many samples the version has."""
+    recipe = recipe_of(folder).replaced(splits={"by": "sample"})
+    recipe._folder = folder
+    with open_build(recipe, str(folder / "store")) as run, ThreadPoolExecutor(threads) as pool:
+        run.check_imagery()
+        shards = run.plan()
+        run.take_labels()
+        list(pool.map(run.measure, run.to_measure(shards)))
+        run.funnel()
+        list(pool.map(run.fetch, run.to_fetch(shards)))
+        run.check_failures()
+        list(pool.map(run.write, run.start_version()))
+        return run.finish().kept
+
+
 def write_version(
     uri: str,
     recipe: WindowRecipe,
@@ -208,7 +231,10 @@ def child(side: str, folder: Path, threads: int) -> dict[str, float]:
     """One side's figures, in this process."""
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()
-    count = cut_published(folder) if side == "published" else cut_ours(folder, side, threads)
+    if side == "published":
+        count = cut_published(folder)
+    else:
+        count = build_ours(folder, threads) if side == "build" else cut_ours(folder, side, threads)
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "windows": count, "peak": peak, "held": held}
@@ -235,7 +261,7 @@ def measure(runs: int) -> dict[str, dict[str, list[dict[str, float]]]]:
                 for side, arguments in sides.items():
                     command = [sys.executable, "-m", "benchmarks.scenes", *arguments, "--folder", name]
                     figures[side].append(machine.run_child(command))
-                    for left in ("store", "out"):
+                    for left in ("store", "store.work", "out"):
                         shutil.rmtree(folder / left, ignore_errors=True)
                 if python:
                     figures.setdefault(peer, []).append(

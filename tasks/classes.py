@@ -23,6 +23,8 @@ class _Table:
     codes: NDArray[np.int64]  # sorted
     values: NDArray[np.uint8]
     lut: NDArray[np.int16]  # by code; -1 where unknown
+    bytes_lut: NDArray[np.uint8]  # the same for codes of one byte
+    unknown_byte: int  # what stands there for unknown: a value that none has
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[int, int]]) -> Self:
@@ -32,10 +34,15 @@ class _Table:
             if 0 <= code < LUT_SIZE:
                 lut[code] = value
         codes = np.array([code for code, _ in ordered], dtype=np.int64)
-        return cls(codes, np.array([value for _, value in ordered], dtype=np.uint8), lut)
+        unknown = min(set(range(256)) - {value for _, value in ordered})
+        short = np.where(lut[:256] < 0, unknown, lut[:256]).astype(np.uint8)
+        return cls(codes, np.array([value for _, value in ordered], dtype=np.uint8), lut, short, unknown)
 
     def look_up(self, codes: NDArray[Any]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """The class value of every code (0 where unknown), and where the code is known."""
+        """The class value of every code (any where unknown), and where the code is known."""
+        if codes.dtype == np.uint8:
+            values = np.take(self.bytes_lut, codes)
+            return values, values != self.unknown_byte
         if codes.size == 0 or (codes.min() >= 0 and codes.max() < LUT_SIZE):
             found = self.lut[codes]
             known = found >= 0
@@ -157,8 +164,7 @@ def shares(mask: NDArray[np.uint8], recipe: WindowRecipe) -> tuple[float, ...]:
 
     All pixels, so that a minimum share of buildings means the same whether a dataset ignores pixels or not.
     """
-    counts = np.bincount(mask.ravel(), minlength=256)
-    return tuple(float(counts[entry.value] / mask.size) for entry in recipe.classes)
+    return tuple(float(np.count_nonzero(mask == entry.value) / mask.size) for entry in recipe.classes)
 
 
 def ignore_share(mask: NDArray[np.uint8], recipe: WindowRecipe) -> float:

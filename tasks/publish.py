@@ -40,7 +40,8 @@ IMAGE_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)
 MASK_CODEC = ZstdCodec(level=1)
 WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
 BLOCK_SAMPLES = 512  # samples of a write task
-HELD_CHUNKS = 4  # of these, how many chunks a write task holds in memory at once
+HELD_CHUNKS = 4  # of these, how many chunks a write task holds in memory at once, if they are small
+HELD_BYTES = 32 << 20  # of images; one chunk at least
 NOT_KNOWN = np.iinfo(np.int64).min  # of a time; xarray shows it as NaT
 
 
@@ -71,9 +72,18 @@ class Layout:
     building: bool = True  # whether there is a class for buildings
 
     @property
+    def chunk_bytes(self) -> int:
+        """Of the images in a chunk."""
+        return self.samples_per_chunk * self._image_bytes
+
+    @property
+    def _image_bytes(self) -> int:
+        return len(self.bands) * self.height * self.width * self.dtype.itemsize
+
+    @property
     def samples_per_chunk(self) -> int:
         """A power of two, so that blocks are whole chunks."""
-        size = len(self.bands) * self.height * self.width * self.dtype.itemsize
+        size = self._image_bytes
         chunk = SAMPLES_PER_CHUNK
         while chunk > 1 and chunk * size > CHUNK_BYTES:
             chunk //= 2
@@ -186,7 +196,8 @@ class VersionWriter:
 
     def write(self, block: Block, read: ReadSample) -> None:
         """Write a block's images and masks, as ``read`` gives them."""
-        held = HELD_CHUNKS * self._layout.samples_per_chunk
+        layout = self._layout
+        held = layout.samples_per_chunk * max(1, min(HELD_CHUNKS, HELD_BYTES // layout.chunk_bytes))
         for first in range(0, len(block.samples), held):
             self._write_samples(block.split, block.start + first, block.samples[first : first + held], read)
 

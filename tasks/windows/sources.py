@@ -3,11 +3,10 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.errors import SourceError
 from tasks.labels.source import label_source
-from tasks.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
-from tasks.stac.source import StacSource
 from tasks.window_recipe import MlhubImagery, ProvidedLabels, RasterLabels, ScenesImagery, StacImagery, WindowRecipe
 from tasks.windows.base import Look, Window, WindowLabels, WindowSource
 from tasks.windows.folder import folder_scenes
@@ -15,6 +14,9 @@ from tasks.windows.footprint_labels import FootprintLabels
 from tasks.windows.scene import LocalAsset, Scene
 from tasks.windows.scene_labels import SceneLabels
 from tasks.windows.scenes import SceneSource
+
+if TYPE_CHECKING:
+    from tasks.mlhub.catalogue import MlhubCatalogue
 
 
 class CatalogueSource:
@@ -42,6 +44,8 @@ class CatalogueSource:
         """As :meth:`tasks.windows.scenes.SceneSource.windows`."""
         imagery = self._recipe.imagery
         if isinstance(imagery, MlhubImagery):
+            from tasks.mlhub.catalogue import mlhub_scenes
+
             self._catalogue = mlhub_scenes(self._recipe, self._work)
             self._scenes = list(self._catalogue.scenes)
         elif isinstance(imagery, ScenesImagery):
@@ -76,8 +80,14 @@ class CatalogueSource:
             self._catalogue.close()
 
 
+def _stac(recipe: WindowRecipe, work: Path) -> WindowSource:
+    from tasks.stac.source import StacSource  # half a second of imports that other sources do not need
+
+    return StacSource(recipe, work)
+
+
 _SOURCES: Mapping[str, Callable[[WindowRecipe, Path], WindowSource]] = {
-    "stac": StacSource,
+    "stac": _stac,
     "mlhub": CatalogueSource,
     "scenes": CatalogueSource,
 }
