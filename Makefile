@@ -45,7 +45,7 @@ demo: $(STAMP)  ## build a synthetic dataset and train on it: no token, no GPU, 
 	@$(BIN)/python -m infra.demo
 
 bench:  ## list the benchmarks
-	@printf '  $(BIN)/python -m benchmarks.%s\n' rasterize fetch build orchestration reader
+	@printf '  $(BIN)/python -m benchmarks.%s\n' rasterize fetch build orchestration reader scenes stac
 
 clean:  ## remove the environment, the caches and the demo's records (datasets under stores/ stay)
 	rm -rf $(VENV) demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

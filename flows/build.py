@@ -122,6 +122,7 @@ def _publish_summary(title: str, store: str, summary: BuildSummary) -> None:
                 f"- {summary.candidates:,} candidates, {summary.selected:,} passed, {summary.kept:,} kept, "
                 f"{summary.absent:,} absent, {summary.failed:,} failed",
                 *(f"- {count:,} rejected: {reason}" for reason, count in summary.rejected.items()),
+                *(f"- {count:,} left out: {reason}" for reason, count in summary.left_out.items()),
                 f"- requests: {summary.requests['imagery']:,} imagery, {summary.requests['labels']:,} labels",
                 f"- {summary.seconds:.1f} s",
             ]

@@ -39,7 +39,7 @@ def main() -> NoReturn:
     except typer.Abort:
         _fail("interrupted", 130)
     except KeyboardInterrupt:
-        _fail("interrupted; the ledger keeps what was done, run the same command to go on", 130)
+        _fail("interrupted; run the same command again, a build goes on where it stopped", 130)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except Exception as error:
@@ -79,8 +79,9 @@ def build(
     table = Table(title=f"{state} {summary.version} ({summary.snapshot})", show_header=False, title_justify="left")
     for name in ("candidates", "selected", "kept", "absent", "failed"):
         table.add_row(name, f"{getattr(summary, name):,}")
-    for reason, count in summary.rejected.items():
-        table.add_row(f"rejected: {reason}", f"{count:,}")
+    for what, counts in (("rejected", summary.rejected), ("left out", summary.left_out)):
+        for reason, count in counts.items():
+            table.add_row(f"{what}: {reason}", f"{count:,}")
     table.add_row("splits", ", ".join(f"{split} {count:,}" for split, count in summary.splits.items()))
     table.add_row("requests", ", ".join(f"{what} {count:,}" for what, count in summary.requests.items()))
     table.add_row("seconds", f"{summary.seconds:.1f}")
@@ -212,8 +213,18 @@ def sandbox(
     seed: Annotated[int, typer.Option(help="Another seed is another synthetic region.")] = 0,
     faults: Annotated[str | None, typer.Option(help="Inject a fault mix, for example 'peers'.")] = None,
     latency: Annotated[float, typer.Option(help="Seconds each answer waits.")] = 0.0,
+    files: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write made-up scenes and chips as published into DIR, and serve nothing."),
+    ] = None,
 ) -> None:
     """Serve a synthetic region over the sources' own protocols, for trying things without a token."""
+    if files is not None:
+        from infra.sandbox.originals import write_all
+
+        for folder in write_all(files, seed):
+            typer.echo(folder)
+        return
     from infra.sandbox.server import serve
 
     serve(host, port, seed=seed, faults=faults, latency=latency)

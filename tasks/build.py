@@ -62,6 +62,7 @@ class BuildSummary:
     absent: int
     failed: int
     rejected: dict[str, int]  # by reason
+    left_out: dict[str, int]  # what could not become a candidate, by reason
     splits: dict[str, int]
     requests: dict[str, int]
     seconds: float
@@ -167,6 +168,10 @@ class Build(ABC):
     def _facts(self, ledger: Ledger) -> dict[str, Any]:
         """Root attributes that only this kind of build knows."""
 
+    def _left_out(self) -> dict[str, int]:
+        """What could not become a candidate, by reason."""
+        return {}
+
     def _imagery_requests(self) -> int:
         """Requests that this run sent for imagery."""
         return self._spent.imagery
@@ -263,6 +268,7 @@ class Build(ABC):
             absent=funnel.absent,
             failed=funnel.failed,
             rejected=rejected,
+            left_out=self._left_out(),
             splits=splits,
             requests={"imagery": self._imagery_requests(), "labels": self._spent.labels},
             seconds=round(time.monotonic() - self._spent.started, 3),

@@ -285,6 +285,9 @@ class WindowBuild(Build):
     def _classes(self) -> ClassMap:
         return ClassMap.of(self.recipe)
 
+    def _left_out(self) -> dict[str, int]:
+        return dict(self._source.left_out)
+
     def _imagery_requests(self) -> int:
         return self._source.requests
 

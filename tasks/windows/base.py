@@ -112,6 +112,11 @@ class WindowSource(Protocol):
         """
         ...
 
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """What has no window or look that could have had one, counted by why."""
+        ...
+
     def states(self) -> Mapping[str, str]:
         """A text for each scene that changes with its image files on this machine; empty where there are none."""
         ...

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import LabelError, SourceError
-from tasks.splits import RESERVED
+from tasks.splits import RESERVED, named_splits
 from tasks.window_recipe import MlhubImagery, ScenesImagery, WindowSplits
 from tasks.windows.base import (
     Chip,
@@ -174,9 +174,8 @@ class SceneSource:
     def _cut(self, scene: Scene, grid: Header) -> list[Window]:
         placed = place(grid.width, grid.height, self._imagery.windows)
         splits = self._splits
-        named = {name for names in splits.groups.values() for name in names}
         groups = [scene.group] * len(placed)
-        if splits.reserve and not named & {scene.name, scene.group}:
+        if splits.reserve and not named_splits([scene.name], splits.groups):
             sides = reserve(placed, grid.width, grid.height, splits.reserve, splits.seed, scene.name)
             self.left_out += sides.count(None)
             placed = [one for one, side in zip(placed, sides, strict=True) if side is not None]

@@ -61,6 +61,15 @@ class CatalogueSource:
             raise SourceError("imagery: the scenes have not been listed yet; ask for the windows first")
         return self._source.looks(window)
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Windows astride the border of a reserved part, and scenes that lack a band."""
+        if self._source is None:
+            return {}
+        astride, lacking = self._source.left_out, len(self._source.skipped)
+        found = {"windows astride a reserved part": astride, "scenes without all bands": lacking}
+        return {why: count for why, count in found.items() if count}
+
     def states(self) -> dict[str, str]:
         """Of every scene with local images: their sizes and times."""
         found = {}

@@ -9,7 +9,7 @@ import pytest
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from tasks.errors import LabelError
-from tasks.labels.vector import VectorSource
+from tasks.labels.vector import VectorFiles, VectorSource
 from tests.tasks.labels.conftest import STEP, TILE
 
 
@@ -154,3 +154,41 @@ def test_overpass_turbo_export(tmp_path: Path) -> None:
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     found = VectorSource(path).fetch([TILE], tmp_path)
     assert (list(found.osm_type), list(found.osm_id)) == (["way"], [9])
+
+
+def test_many_files_are_one_source(tmp_path: Path) -> None:
+    first = buildings(osm_id=[1, 2, 3])
+    first.to_file(tmp_path / "b_1.geojson")
+    again = geopandas.GeoDataFrame({"osm_id": [2, 9]}, geometry=[first.geometry[1], cell(2, 4)], crs=4326)
+    again.to_file(tmp_path / "b_2.geojson")
+    (tmp_path / "b_3.geojson").write_text('{"type": "FeatureCollection", "features": []}')
+    sources = [VectorSource(path) for path in sorted(tmp_path.glob("b_*.geojson"))]
+    found = VectorFiles(tmp_path / "b_{scene}.geojson", sources).fetch([TILE], tmp_path)
+    assert sorted(found.osm_id.tolist()) == [1, 2, 9]
+    report = found.report
+    assert (report.read, report.kept, report.dropped) == (4, 3, {"duplicate": 1})
+    assert report.source == "vector b_{scene}.geojson (3 files)"
+    with pytest.raises(LabelError, match=r"c_\*\.geojson: matches no file; correct labels\.path"):
+        VectorFiles(tmp_path / "c_*.geojson", []).fetch([TILE], tmp_path)
+    with pytest.raises(LabelError, match="holds no feature"):
+        sources[2].fetch([TILE], tmp_path)
+    broken = tmp_path / "b_4.geojson"
+    broken.write_text("{")
+    with pytest.raises(LabelError, match=r"b_4\.geojson: cannot be read"):
+        VectorFiles(tmp_path / "b_*.geojson", [*sources, VectorSource(broken)]).fetch([TILE], tmp_path)
+
+
+def test_a_pattern_finds_the_files_of_all_scenes(tmp_path: Path) -> None:
+    from tasks.labels.source import label_origin, label_source
+    from tests.tasks.windows.files import scenes_recipe
+
+    for folder in ("austin", "kitsap"):
+        (tmp_path / folder).mkdir()
+        buildings(osm_id=[1, 2, 3]).to_file(tmp_path / folder / "x_tile_7.geojson")
+    recipe = scenes_recipe(tmp_path, "{scene}.tif", {"source": "vector", "path": "*/x_{scene}.geojson"})
+    source = label_source(recipe)
+    assert isinstance(source, VectorFiles)
+    assert [one.path.parent.name for one in source.sources] == ["austin", "kitsap"]
+    before = label_origin(recipe)
+    os.utime(tmp_path / "kitsap" / "x_tile_7.geojson", (1, 1))
+    assert label_origin(recipe) != before
