@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.errors import RecipeError
+from tasks.errors import RecipeError, SourceError
 from tasks.mlhub.api import MlhubApi, api_scenes
 from tasks.mlhub.layouts import Choice, choose
 from tasks.mlhub.local import local_scenes
@@ -50,7 +50,10 @@ def mlhub_scenes(recipe: WindowRecipe, work: Path) -> MlhubCatalogue:
 def _scenes(recipe: WindowRecipe, imagery: MlhubImagery, choice: Choice, web: Web, work: Path) -> list[Scene]:
     dataset, most = imagery.dataset or "", imagery.max_bytes
     if imagery.reader == "local":
-        return local_scenes(recipe.resolve(imagery.path or ""), work / "mlhub", choice, most)
+        path = recipe.resolve(imagery.path or "")
+        if recipe.about.files and not path.exists():
+            raise SourceError(f"{path}: does not exist. {' '.join(recipe.about.files.split())}")
+        return local_scenes(path, work / "mlhub", choice, most)
     if imagery.reader == "source-coop":
         return source_coop_scenes(imagery.url or DEFAULT_PROXY, dataset, web, work, choice)
     return api_scenes(MlhubApi(imagery.url or "", web), web, dataset, imagery.collections, work, choice, most)

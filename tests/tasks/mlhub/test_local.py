@@ -5,6 +5,7 @@ import pytest
 from infra.sandbox.mlhub import pack
 from tasks.errors import RecipeError, SourceError
 from tasks.mlhub.catalogue import mlhub_scenes
+from tasks.window_recipe import WindowRecipe
 from tests.tasks.mlhub.files import KENYA, LABELS, SOURCE, contents, kenya, recipe
 from tests.tasks.windows.files import scenes_recipe
 
@@ -79,3 +80,18 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_recipe_of_another_source(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"imagery\.source: expected mlhub, it is scenes"):
         mlhub_scenes(scenes_recipe(tmp_path, "{scene}.tif"), tmp_path)
+
+
+def test_a_missing_folder_is_told_with_the_recipes_advice(tmp_path: Path) -> None:
+    made = WindowRecipe.model_validate(
+        {
+            "name": "kenya",
+            "title": "Kenya",
+            "about": {"files": "Put the archives\n there"},
+            "imagery": {"source": "mlhub", "reader": "local", "path": str(tmp_path / "none"), "bands": ["B02"]},
+            "labels": {"source": "provided"},
+            "classes": [{"name": name, "value": n, "color": "#000000"} for n, name in enumerate("ab")],
+        }
+    )
+    with pytest.raises(SourceError, match=r"none: does not exist\. Put the archives there$"):
+        mlhub_scenes(made, tmp_path)

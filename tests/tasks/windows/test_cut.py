@@ -29,7 +29,8 @@ def core_counts(placed: list[Placed], width: int, height: int, padding: int) -> 
     counts = np.zeros((height, width), dtype=np.int64)
     for one in placed:
         row, column = one.row + padding, one.column + padding
-        assert (row, column) == one.at
+        whole = (one.width, one.height, padding) == (width, height, 0)
+        assert one.at == (None if whole else (row, column))
         rows, columns = one.height - 2 * padding, one.width - 2 * padding
         counts[row : row + rows, column : column + columns] += 1
     return counts
