@@ -1,4 +1,4 @@
-"""The sandbox as one web application: tiles, Overpass, an OSM extract, and a page that says what it is."""
+"""The sandbox as one web application: tiles, Overpass, an OSM extract, STAC, MLHub, and a page that says what it is."""
 
 import asyncio
 import html
@@ -14,11 +14,14 @@ from aiohttp import web
 
 from infra.sandbox.faults import FaultMix, Handler, fault_middleware, request_key
 from infra.sandbox.mapbox import SANDBOX_TOKEN, RateLimit, TileService
+from infra.sandbox.mlhub import API_PATH, PROXY_PATH
+from infra.sandbox.originals import Originals
 from infra.sandbox.osm import build_osm
 from infra.sandbox.overpass import Overpass, QueryError
 from infra.sandbox.pbf import write_pbf
 from infra.sandbox.region import ATTRIBUTION, FIRST_TILE_Z18, REGION_BOUNDS
 from infra.sandbox.render import Renderer
+from infra.sandbox.stac_api import STAC_PATH
 from infra.sandbox.world import build_world
 
 PBF_NAME = "synthetic-latest.osm.pbf"
@@ -89,9 +92,10 @@ class Sandbox:
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-sandbox-")
         self._pbf = Path(self._folder.name) / PBF_NAME
         self._md5 = write_pbf(osm, self._pbf)
+        self._originals = Originals(Path(self._folder.name) / "originals", settings.seed)
 
     def application(self) -> web.Application:
-        """The web application; its cleanup removes the temporary extract."""
+        """The web application; its cleanup removes the temporary files."""
         spoil = fault_middleware(self._faults, "/v4/", self.settings.latency)
         app = web.Application(middlewares=[self._logging, spoil], client_max_size=16 * 2**20)
         app.router.add_get("/", self._index, name="index")
@@ -100,6 +104,7 @@ class Sandbox:
         app.router.add_route("*", "/api/interpreter", self._interpreter, name="overpass")
         app.router.add_get(f"/{PBF_NAME}", self._extract, name="pbf")
         app.router.add_get(f"/{PBF_NAME}.md5", self._checksum, name="md5")
+        app.router.add_routes(self._originals.routes())
         app.router.add_get("/_stats", self._stats, name="_stats")
         app.router.add_post("/_reset", self._reset, name="_reset")
         app.on_response_prepare.append(_sign)
@@ -199,6 +204,8 @@ Region: west {west}, south {south}, east {east}, north {north}. {ATTRIBUTION}.</
 to 21</li>
 <li>Overpass: <code>/api/interpreter</code>, <a href="/api/status">/api/status</a></li>
 <li>OSM extract: <a href="/{PBF_NAME}">{PBF_NAME}</a>, <a href="/{PBF_NAME}.md5">.md5</a></li>
+<li>Sentinel-2: the STAC API <a href="{STAC_PATH}">{STAC_PATH}</a></li>
+<li>Chips: the Radiant MLHub API <code>{API_PATH}</code>, Source Cooperative's proxy <code>{PROXY_PATH}</code></li>
 <li>Requests so far: <a href="/_stats">/_stats</a>; forget them: POST <code>/_reset</code></li></ul>
 <p>{rows}</p></body></html>
 """

@@ -14,6 +14,9 @@ from aiohttp import web
 from infra.sandbox.app import PBF_NAME, Logged, Sandbox, Settings
 from infra.sandbox.background import GRACE_SECONDS, BackgroundServer
 from infra.sandbox.mapbox import SANDBOX_TOKEN
+from infra.sandbox.mlhub import API_PATH, PROXY_PATH, SANDBOX_KEY
+from infra.sandbox.originals import how_to_serve
+from infra.sandbox.stac_api import STAC_PATH
 from tasks.errors import SandboxError
 
 
@@ -55,13 +58,19 @@ def _runner(sandbox: Sandbox) -> web.AppRunner:
 
 def _welcome(url: str, settings: Settings) -> str:
     trouble = f", fault mix {settings.faults!r}" if settings.faults else ""
+    commands = "\n".join(f"  {command}" for command in how_to_serve(url))
     return f"""Tilewright sandbox: a synthetic region (seed {settings.seed}{trouble}) at {url}
   tiles     {url}/v4/synthetic.satellite/{{z}}/{{x}}/{{y}}.jpg
   overpass  {url}/api
   extract   {url}/{PBF_NAME}
+  stac      {url}{STAC_PATH}
+  mlhub     {url}{API_PATH} and, as Source Cooperative, {url}{PROXY_PATH}
 To use it as Mapbox:
   export MAPBOX_API_URL={url}
   export MAPBOX_ACCESS_TOKEN={SANDBOX_TOKEN}
+To build the datasets of chips and scenes from it (for --files see tilewright sandbox --help):
+  export MLHUB_API_KEY={SANDBOX_KEY}
+{commands}
 Ctrl-C stops it."""
 
 

@@ -39,7 +39,7 @@ def starts(extent: int, core: int, stride: int, edge: Edge) -> list[int]:
 
 
 def place(width: int, height: int, cut: Cut) -> list[Placed]:
-    """The windows of a raster of ``width`` x ``height`` pixels, row by row; one without a place when it is all of it."""
+    """The windows of a raster of ``width`` x ``height`` pixels, row by row; one without a name when it is all of it."""
     if cut.size == 0 or (width == height == cut.size and not cut.padding):
         return [Placed(0, 0, width, height, None)]
     core = cut.size - 2 * cut.padding

@@ -85,7 +85,7 @@ def test_process_says_how_to_use_it_and_stops_cleanly(sandbox: Running, number: 
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(8)]
+        lines = list(iter(process.stdout.readline, "Ctrl-C stops it.\n"))
         url = lines[0].split()[-1]
         assert tile_bytes(url) == tile_bytes(sandbox.url)  # the same bytes from another process
         process.send_signal(number)
@@ -94,4 +94,5 @@ def test_process_says_how_to_use_it_and_stops_cleanly(sandbox: Running, number: 
     assert "synthetic" in text
     assert f"export MAPBOX_API_URL={url}\n" in text
     assert f"export MAPBOX_ACCESS_TOKEN={SANDBOX_TOKEN}\n" in text
+    assert f"tilewright build sentinel2-buildings --set imagery.api={url}/stac --set labels.url={url}/api" in text
     assert (process.returncode, err) == (0, "")
