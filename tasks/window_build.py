@@ -93,8 +93,9 @@ class WindowBuild(Build):
                 shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
                 ledger.set_fact("labels_asked", f"{key} {time.time():.0f}")
                 self.work.footprints.unlink(missing_ok=True)
+            reused = self.recipe.draws_footprints and self.work.footprints.exists()
             self._report: LabelReport = self._labels.prepare(windows, self.work.labels)
-        self._spent.labels += self._report.requests
+        self._spent.labels += 0 if reused else self._report.requests
         return self._report
 
     def to_measure(self, planned: Sequence[Shard]) -> list[Shard]:
@@ -294,9 +295,12 @@ class WindowBuild(Build):
     def _imagery_key(self) -> str:
         """Changes when a kept image would not be what is asked for now."""
         recipe = self.recipe
-        return digest(
-            recipe.imagery.model_dump_json(), recipe.clouds.model_dump_json(), recipe.filter.max_nodata_fraction
-        )
+        return digest(self._imagery_words(), recipe.clouds.model_dump_json(), recipe.filter.max_nodata_fraction)
+
+    def _imagery_words(self) -> str:
+        """What the recipe says of its imagery, without how hard to try and whose it is."""
+        manner = {"attempts", "timeout", "connections", "attribution", "licence"}
+        return self.recipe.imagery.model_dump_json(exclude=manner)
 
     @functools.cached_property
     def _measure_key(self) -> str:
@@ -309,7 +313,7 @@ class WindowBuild(Build):
             recipe.ignore,
             recipe.ignore_values,
             recipe.labels.model_dump_json(),
-            recipe.imagery.model_dump_json(),
+            self._imagery_words(),
         )
 
 

@@ -384,3 +384,10 @@ def test_a_damaged_label_is_told_and_read_again_when_it_was_mended(site: Site) -
         run_build(site.recipe, site.store)
     path.write_bytes(good)
     assert run_build(site.recipe, site.store).kept == 71
+
+
+def test_trying_harder_is_no_other_question(site: Site) -> None:
+    run_build(site.recipe, site.store)
+    images = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
+    run_build(site.recipe, site.store, ["imagery.attempts=9", "imagery.timeout=5.0"])
+    assert {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")} == images
