@@ -6,6 +6,7 @@ follows the commit; should the process die between the two, the next build sets 
 
 import hashlib
 import math
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,12 +137,18 @@ class _Moments:
 def open_or_create(uri: str) -> icechunk.Repository:
     """The repository at ``uri``, made when there is none."""
     path = local_path(uri)
-    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        return open_repository(uri)  # refuses a folder that holds something else
-    with store_errors(uri):
-        if path is not None:
-            path.mkdir(parents=True, exist_ok=True)
-        return icechunk.Repository.open_or_create(storage_of(uri))
+    if path is None:
+        with store_errors(uri):
+            return icechunk.Repository.open_or_create(storage_of(uri))
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        # Made beside its place and moved there, so that a process that dies meanwhile leaves no half of a store.
+        making = path.with_name(f".{path.name}.new")
+        with store_errors(uri):
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            icechunk.Repository.create(storage_of(str(making)))
+            making.replace(path)
+    return open_repository(uri)  # refuses a folder that holds something else
 
 
 def heal_tags(repository: icechunk.Repository) -> None:

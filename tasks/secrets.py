@@ -5,7 +5,8 @@ import re
 from typing import Any
 
 _QUERY_SECRET = re.compile(
-    r"(?i)([?&;](?:access_token|token|key|api[_-]?key|apikey|sig|signature|password|secret|x-amz-(?:signature|credential|security-token))=)[^&\s'\"<>#]+"
+    r"(?i)([?&;](?:access_token|token|key|api[_-]?key|apikey|sig|signature|password|secret"
+    r"|x-amz-(?:signature|credential|security-token))=)[^&\s'\"<>#]+"
 )
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/\s@'\"]+@")
 _MAPBOX_TOKEN = re.compile(r"\b[pst]k\.[A-Za-z0-9_.-]{8,}")

@@ -13,7 +13,7 @@ group               sample                   string   what the split kept togeth
 crs                 sample                   string   "EPSG:3857", ...; empty where there is none
 transform           sample, coefficient      float64  a to f of rasterio.Affine; NaN where there is none
 bounds              sample, edge             float64  west, south, east, north in degrees
-class_share         sample, class            float32  shares of the sample's pixels, before resizing
+class_share         sample, class            float32  shares of all pixels by their labels alone, before resizing
 building_fraction   sample                   float32  the same for buildings, where there is such a class
 nodata_fraction     sample                   float32  share of the image's pixels
 fetched_at          sample                   int64    Unix seconds (CF units, so xarray gives dates)
@@ -92,7 +92,9 @@ class SplitArrays:
     @property
     def group_of(self) -> list[str]:
         """What the split kept together with each sample, in order; empty in versions of schema 1."""
-        return [str(name) for name in self._array("group")[:]] if "group" in self.group else []  # type: ignore[union-attr]
+        if "group" not in self.group:
+            return []
+        return [str(name) for name in self._array("group")[:]]  # type: ignore[union-attr]
 
     def array(self, name: str) -> Any:
         """A whole array of the split in memory, such as ``tile`` or ``building_fraction``."""

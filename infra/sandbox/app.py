@@ -89,7 +89,8 @@ class Sandbox:
             Renderer(build_world(settings.seed)), RateLimit(settings.rate_limit, settings.rate_interval)
         )
         self._overpass = Overpass(osm)
-        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-sandbox-")
+        # A stop may come while files are being written.
+        self._folder = tempfile.TemporaryDirectory(prefix="tilewright-sandbox-", ignore_cleanup_errors=True)
         self._pbf = Path(self._folder.name) / PBF_NAME
         self._md5 = write_pbf(osm, self._pbf)
         self._originals = Originals(Path(self._folder.name) / "originals", settings.seed)

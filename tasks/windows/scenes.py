@@ -47,6 +47,7 @@ class SceneSource:
         self.bands = tuple(imagery.bands)
         self.requests = 0  # files are fetched, where they are not here, by their assets
         self.left_out = 0  # windows astride the border of a reserved part
+        self.unreserved = 0  # scenes that are too small for one
         self._imagery = imagery
         self._splits = splits or WindowSplits()
         self._file_bands = tuple(imagery.file_bands or imagery.bands)
@@ -82,7 +83,7 @@ class SceneSource:
             raise SourceError(self._no_bands())
         with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
             grids = list(pool.map(self._grid, usable))
-        self.left_out = 0
+        self.left_out = self.unreserved = 0
         return [window for scene, grid in zip(usable, grids, strict=True) for window in self._cut(scene, grid)]
 
     def looks(self, window: Window) -> Sequence[Look]:
@@ -178,6 +179,7 @@ class SceneSource:
         if splits.reserve and not named_splits([scene.name], splits.groups):
             sides = reserve(placed, grid.width, grid.height, splits.reserve, splits.seed, scene.name)
             self.left_out += sides.count(None)
+            self.unreserved += True not in sides
             placed = [one for one, side in zip(placed, sides, strict=True) if side is not None]
             groups = [scene.name + RESERVED * side for side in sides if side is not None]
         windows = [_window(scene, grid, one, group) for one, group in zip(placed, groups, strict=True)]

@@ -63,11 +63,14 @@ class CatalogueSource:
 
     @property
     def left_out(self) -> dict[str, int]:
-        """Windows astride the border of a reserved part, and scenes that lack a band."""
+        """Windows astride the border of a reserved part, scenes too small for one, and scenes that lack a band."""
         if self._source is None:
             return {}
-        astride, lacking = self._source.left_out, len(self._source.skipped)
-        found = {"windows astride a reserved part": astride, "scenes without all bands": lacking}
+        found = {
+            "windows astride a reserved part": self._source.left_out,
+            "scenes too small for a reserved part": self._source.unreserved,
+            "scenes without all bands": len(self._source.skipped),
+        }
         return {why: count for why, count in found.items() if count}
 
     def states(self) -> dict[str, str]:

@@ -285,3 +285,26 @@ def test_large_samples_get_small_chunks() -> None:
     assert layout(512).samples_per_chunk == 16
     assert layout(512, bands=tuple("abcdefghijklm"), dtype=np.dtype("uint16")).samples_per_chunk == 2
     assert layout(4096, dtype=np.dtype("float32")).samples_per_chunk == 1
+
+
+def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import icechunk
+
+    uri, made = str(tmp_path / "store"), icechunk.Repository.create
+
+    def dies(storage: icechunk.Storage) -> None:
+        made(storage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(icechunk.Repository, "create", dies)
+    with pytest.raises(KeyboardInterrupt):
+        open_or_create(uri)
+    monkeypatch.undo()
+    assert not (tmp_path / "store").exists()
+    assert versions_after_writing(uri) == ["v1"]
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def versions_after_writing(uri: str) -> list[str]:
+    write_version(uri, three_splits(4, 1, 1))
+    return [info.version for info in versions(uri)]
