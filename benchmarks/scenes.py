@@ -32,6 +32,7 @@ from rasterio import Affine
 from rasterio.windows import Window as PixelWindow
 
 from benchmarks import machine
+from benchmarks.timed import take_steps
 from tasks.build import open_build
 from tasks.classes import ClassMap
 from tasks.ledger import Sample
@@ -170,15 +171,7 @@ def build_ours(folder: Path, threads: int) -> int:
     recipe = recipe_of(folder).replaced(splits={"by": "sample"})
     recipe._folder = folder
     with open_build(recipe, str(folder / "store")) as run, ThreadPoolExecutor(threads) as pool:
-        run.check_imagery()
-        shards = run.plan()
-        run.take_labels()
-        list(pool.map(run.measure, run.to_measure(shards)))
-        run.funnel()
-        list(pool.map(run.fetch, run.to_fetch(shards)))
-        run.check_failures()
-        list(pool.map(run.write, run.start_version()))
-        return run.finish().kept
+        return take_steps(run, pool).kept
 
 
 def write_version(

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 from benchmarks import machine
 from infra import processes
-from tasks.build import BuildSummary
+from tasks.build import Build, BuildSummary
 from tasks.grid import Shard
 from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
@@ -91,17 +91,22 @@ class BuildTime:
 def build_bare(recipe: Path, store: Path, workers: int) -> BuildSummary:
     """The steps of the flow on ``workers`` threads."""
     with TimedBuild(load_recipe(recipe), str(store)) as run, ThreadPoolExecutor(workers) as pool:
-        run.check_imagery()
-        shards = run.plan()
-        run.take_labels()
-        list(pool.map(run.measure, run.to_measure(shards)))
-        run.funnel()
-        list(pool.map(run.fetch, run.to_fetch(shards)))
-        run.check_failures()
-        list(pool.map(run.write, run.start_version()))
-        summary = run.finish()
+        summary = take_steps(run, pool)
         run.draw_preview()
         return summary
+
+
+def take_steps(run: Build, pool: ThreadPoolExecutor) -> BuildSummary:
+    """The steps of the flow, each by shard on the pool's threads."""
+    run.check_imagery()
+    shards = run.plan()
+    run.take_labels()
+    list(pool.map(run.measure, run.to_measure(shards)))
+    run.funnel()
+    list(pool.map(run.fetch, run.to_fetch(shards)))
+    run.check_failures()
+    list(pool.map(run.write, run.start_version()))
+    return run.finish()
 
 
 def time_build(how: str, recipe: Path, env: Mapping[str, str]) -> BuildTime:

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tasks.windows.viewing import viewable
 
 from tasks.splits import TEST
 from tasks.store import open_version, parse_reference
+from tasks.windows.viewing import viewable
 from training.data import ignore_value, ignored_pixels
 from training.inference import THRESHOLD, load_model
 

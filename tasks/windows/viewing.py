@@ -22,8 +22,10 @@ def viewable(image: NDArray[Any], bands: Sequence[str], nodata: NDArray[np.bool_
 
     Red, green and blue where bands are called so (or B04, B03, B02); the span as grey where they are the four of
     quad-pol SAR; else the first three bands, or the first as grey. Values other than uint8 are stretched between
-    percentiles of their band; ``nodata`` (y, x) counts for none of them and becomes black.
+    percentiles: of all three where they are colours, which so stay what they are, else of each band. ``nodata`` (y, x)
+    counts for none of them and becomes black.
     """
+    colours = None
     names = [band.lower() for band in bands]
     if sorted(names) == sorted(_QUAD_POL):
         chosen = span_picture(image)[None]
@@ -33,7 +35,8 @@ def viewable(image: NDArray[Any], bands: Sequence[str], nodata: NDArray[np.bool_
         chosen = image[picks]
     if chosen.dtype != np.uint8:
         usable = np.ones(chosen.shape[1:], dtype=bool) if nodata is None else ~nodata
-        chosen = np.stack([_stretched(band, usable) for band in chosen])
+        together = [chosen] if colours else [band[None] for band in chosen]
+        chosen = np.concatenate([_stretched(bands_of_one, usable) for bands_of_one in together])
     if nodata is not None:
         chosen = np.where(nodata, np.uint8(0), chosen)
     return np.ascontiguousarray(np.broadcast_to(chosen, (3, *chosen.shape[1:])))
@@ -48,15 +51,16 @@ def span_picture(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(np.sqrt((amplitudes * amplitudes).sum(axis=0)), dtype=np.float32)
 
 
-def _stretched(band: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    values = band.astype(np.float32)
+def _stretched(bands: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Bands (band, y, x) stretched alike; ``usable`` (y, x) says which pixels count."""
+    values = bands.astype(np.float32)
     counted = values[usable & np.isfinite(values)]
     if counted.size == 0:
-        return np.zeros(band.shape, dtype=np.uint8)
+        return np.zeros(bands.shape, dtype=np.uint8)
     low, high = np.percentile(counted, STRETCH)
     if high <= low:  # one value all over, but for outliers
         low, high = float(counted.min()), float(counted.max())
     if high <= low:
-        return np.full(band.shape, 128, dtype=np.uint8)
+        return np.full(bands.shape, 128, dtype=np.uint8)
     scaled = np.clip((np.nan_to_num(values) - low) / (high - low), 0.0, 1.0)
     return np.asarray(np.rint(scaled * 255), dtype=np.uint8)

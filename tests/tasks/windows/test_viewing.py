@@ -44,3 +44,13 @@ def test_the_span_of_quad_pol_sar() -> None:
     seen = viewable(image.astype(np.float32), ["HH", "HV", "VH", "VV"])
     assert np.array_equal(seen[0], seen[2])
     assert (np.diff(seen[0].ravel().astype(int)) > 0)[1:-1].all()
+
+
+def test_colours_are_stretched_together_and_stay_what_they_are() -> None:
+    image = np.stack([np.linspace(0, 0.3 / (1 + band), 400, dtype=np.float32).reshape(20, 20) for band in range(3)])
+    seen = viewable(image, ["red", "green", "blue"]).astype(int)
+    assert seen[0].max() == 255
+    assert np.abs(seen[1] - seen[0] / 2)[:, :15].max() < 4
+    assert seen[2].max() < 100
+    apart = viewable(image, ["a", "b", "c"]).astype(int)
+    assert np.abs(apart[0] - apart[2]).max() <= 1
