@@ -50,7 +50,7 @@ def test_colours_are_stretched_together_and_stay_what_they_are() -> None:
     image = np.stack([np.linspace(0, 0.3 / (1 + band), 400, dtype=np.float32).reshape(20, 20) for band in range(3)])
     seen = viewable(image, ["red", "green", "blue"]).astype(int)
     assert seen[0].max() == 255
-    assert np.abs(seen[1] - seen[0] / 2)[:, :15].max() < 4
+    assert np.abs(seen[1] - seen[0] / 2)[:15].max() < 4
     assert seen[2].max() < 100
     apart = viewable(image, ["a", "b", "c"]).astype(int)
     assert np.abs(apart[0] - apart[2]).max() <= 1
