@@ -190,11 +190,7 @@ class VersionWriter:
         with store_errors(uri):
             self._session = repository.writable_session(BRANCH)
             self._root = zarr.create_group(self._session.store, overwrite=True)
-            self._groups = {split: create_split(self._root, split, samples[split], layout) for split in SPLITS}
-            self._arrays = {
-                split: {name: _array(group, name) for name in ("image", "mask", "unusable") if name in group}
-                for split, group in self._groups.items()
-            }
+            self._arrays = {split: _create_split(self._root, split, samples[split], layout) for split in SPLITS}
         self.blocks = [
             Block(split, start, tuple(samples[split][start : start + BLOCK_SAMPLES]))
             for split in SPLITS
@@ -260,13 +256,18 @@ class VersionWriter:
             return next(info for info in list_versions(self._repository) if info.version == version)
 
 
-def create_split(root: zarr.Group, split: str, samples: Sequence[Sample], layout: Layout) -> zarr.Group:
-    """The group of a split with all its arrays; image, mask and unusable are still to be filled."""
+def _create_split(
+    root: zarr.Group, split: str, samples: Sequence[Sample], layout: Layout
+) -> dict[str, zarr.Array[Any]]:
+    """Make the group of a split with all its arrays; those that are still to be filled come back by name.
+
+    As they were made: an array that is opened again has lost WRITE_ALL.
+    """
     group = root.create_group(split)
     n, bands, side = len(samples), len(layout.bands), (layout.height, layout.width)
     chunk = min(layout.samples_per_chunk, max(n, 1))
     wide = layout.dtype.itemsize
-    group.create_array(
+    image = group.create_array(
         "image",
         shape=(n, bands, *side),
         chunks=(chunk, bands, *side),
@@ -276,9 +277,10 @@ def create_split(root: zarr.Group, split: str, samples: Sequence[Sample], layout
         dimension_names=["sample", "band", "y", "x"],
         attributes={"long_name": "image", "bands": list(layout.bands), "coordinates": "sample_id"},
     )
+    filled = {"image": image}
     masks = {"mask": "class mask"} | ({"unusable": "1 where clouds hide the ground"} if layout.unusable else {})
     for name, meaning in masks.items():
-        group.create_array(
+        filled[name] = group.create_array(
             name,
             shape=(n, *side),
             chunks=(chunk, *side),
@@ -299,7 +301,7 @@ def create_split(root: zarr.Group, split: str, samples: Sequence[Sample], layout
         )
         if n:
             array[...] = column.values
-    return group
+    return filled
 
 
 class _Column(NamedTuple):
@@ -371,9 +373,3 @@ def _times(values: Sequence[int | None]) -> _Column:
     if NOT_KNOWN not in known:
         del attributes["_FillValue"]
     return _Column(np.array(known, dtype=np.int64), ["sample"], attributes)
-
-
-def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
-    found = group[name]
-    assert isinstance(found, zarr.Array)
-    return found
