@@ -89,7 +89,7 @@ class Look(Protocol):
 
 
 class WindowSource(Protocol):
-    """Imagery for windows. Making one does no I/O; it is used as a context manager, from several threads."""
+    """Imagery for windows. Making one does no I/O; any thread may ask it."""
 
     @property
     def bands(self) -> tuple[str, ...]:

@@ -120,7 +120,8 @@ class SceneSource:
         items = [item for scene in self._scenes.values() for item in scene.items]
         if not items:
             return (
-                f"imagery: none of the {len(self._scenes)} scenes has an image, among them {next(iter(self._scenes))}"
+                f"imagery: none of the {len(self._scenes)} scenes has an image, among them {next(iter(self._scenes))}; "
+                "put the imagery where the labels are (of an MLHub dataset the source collection's files or archive)"
             )
         held = sorted({key for item in items for key in item.assets if key != IMAGE})
         if any(IMAGE in item.assets for item in items):
