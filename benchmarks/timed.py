@@ -22,7 +22,6 @@ from benchmarks import machine
 from infra import processes
 from tasks.build import Build, BuildSummary
 from tasks.grid import Shard
-from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
 from tasks.publish import Block
 from tasks.recipe import load_recipe
@@ -55,9 +54,8 @@ class TimedBuild(TileBuild):
     def measure(self, shard: Shard) -> int:
         return int(self._timed("select", super().measure, shard))
 
-    def fetch(self, shard: Shard) -> FetchSummary:
-        summary: FetchSummary = self._timed("fetch", super().fetch, shard)
-        return summary
+    def fetch(self, shard: Shard) -> None:
+        self._timed("fetch", super().fetch, shard)
 
     def start_version(self) -> list[Block]:
         blocks: list[Block] = self._timed("split", super().start_version)

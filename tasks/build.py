@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -27,8 +28,8 @@ from typing import Any, Protocol, Self
 
 from tasks.errors import NothingSelectedError, StoreError, TooManyFailedError
 from tasks.georeference import Georeference
-from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
+from tasks.labels.source import ANSWERS
 from tasks.ledger import UNREAD, Ledger, Sample, State
 from tasks.publish import Block, Layout, Pixels, VersionWriter, content_hash, heal_tags, open_or_create, shuffled
 from tasks.recipe import AnyRecipe, WindowRecipe
@@ -137,7 +138,7 @@ class Build(ABC):
         """The shards that hold a sample to ask imagery for: selected, failed in an earlier run, or lost on disk."""
 
     @abstractmethod
-    def fetch(self, shard: Any) -> FetchSummary:
+    def fetch(self, shard: Any) -> None:
         """Ask for the images of a shard from :meth:`to_fetch` and record every outcome."""
 
     @abstractmethod
@@ -167,6 +168,15 @@ class Build(ABC):
     @abstractmethod
     def _facts(self, ledger: Ledger) -> dict[str, Any]:
         """Root attributes that only this kind of build knows."""
+
+    def _expire_labels(self, ledger: Ledger, key: str) -> None:
+        """Remove labels, and answers towards them, that are of another ``key``, of a version, or of another day."""
+        asked, _, since = (ledger.fact("labels_asked") or "").partition(" ")
+        if asked != key or time.time() - float(since) > LABELS_LAST:
+            # The files first: a run that is killed in between must not take them for those of the new key.
+            shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
+            self.work.footprints.unlink(missing_ok=True)
+            ledger.set_fact("labels_asked", f"{key} {time.time():.0f}")
 
     def _left_out(self) -> dict[str, int]:
         """What could not become a candidate, by reason."""

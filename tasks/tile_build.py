@@ -3,23 +3,21 @@
 import dataclasses
 import functools
 import hashlib
-import shutil
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tasks.area import candidate_tiles
-from tasks.build import LABELS_LAST, Build, digest, label_attributes
+from tasks.build import Build, digest, label_attributes
 from tasks.errors import DiskError, NothingSelectedError
 from tasks.georeference import Georeference, tile_georeference
 from tasks.grid import Shard, Tile, shards
 from tasks.imagery.decode import decode_rgb, resize_rgb
-from tasks.imagery.fetch import Fetcher, FetchPolicy, FetchSummary, image_path
+from tasks.imagery.fetch import Fetcher, FetchPolicy, image_path
 from tasks.imagery.source import TermsRecord, check_terms, tile_source
 from tasks.labels.footprints import LabelReport, read_footprints, read_report, write_footprints
-from tasks.labels.source import ANSWERS, label_origin, label_source
+from tasks.labels.source import label_origin, label_source
 from tasks.ledger import Density, Ledger, Sample, State
 from tasks.publish import Layout, Pixels
 from tasks.rasterize import FootprintIndex, pack_mask, resize_mask, unpack_mask
@@ -61,17 +59,12 @@ class TileBuild(Build):
         """See :meth:`Build.take_labels`."""
         key = digest(label_origin(self.recipe), *(tile.name for tile in self._candidates))
         with self._ledger() as ledger:
-            asked, _, since = (ledger.fact("labels_asked") or "").partition(" ")
-            if asked != key or time.time() - float(since) > LABELS_LAST:
-                shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
-                ledger.set_fact("labels_open", "")
-                ledger.set_fact("labels_asked", f"{key} {time.time():.0f}")
-            if ledger.fact("labels_open") == key and self.work.footprints.exists():
+            self._expire_labels(ledger, key)
+            if self.work.footprints.exists():
                 return read_report(self.work.footprints)
             footprints = label_source(self.recipe).fetch(self._candidates, self.work.labels)
             write_footprints(self.work.footprints, footprints)
             self._spent.labels += footprints.report.requests
-            ledger.set_fact("labels_open", key)
         return footprints.report
 
     def to_measure(self, planned: Sequence[Shard]) -> list[Shard]:
@@ -115,13 +108,12 @@ class TileBuild(Build):
             self._exits.enter_context(self._fetcher)
         return wanted
 
-    def fetch(self, shard: Shard) -> FetchSummary:
+    def fetch(self, shard: Shard) -> None:
         """Ask for the images of a shard from :meth:`to_fetch` and record every outcome."""
         with self._ledger() as ledger:
             summary = self._fetcher.fetch(shard.tiles, ledger.record_fetched)
         with self._spent.lock:
             self._spent.imagery += summary.requests
-        return summary
 
     # ---- what the version needs ----------------------------------------------------------------
 

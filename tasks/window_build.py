@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -11,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from tasks.build import LABELS_LAST, Build, digest, label_attributes
+from tasks.build import Build, digest, label_attributes
 from tasks.classes import ClassMap, ignore_share, shares, why_rejected
 from tasks.errors import AreaError, DiskError, SourceError
 from tasks.georeference import Georeference
-from tasks.imagery.fetch import FetchSummary
 from tasks.labels.footprints import LabelReport
-from tasks.labels.source import ANSWERS, label_origin
+from tasks.labels.source import label_origin
 from tasks.ledger import UNREAD, Density, Fetched, Ledger, Sample, State
 from tasks.observe import Refusal, observe
 from tasks.publish import Layout, Pixels
@@ -88,11 +86,7 @@ class WindowBuild(Build):
         origin = label_origin(self.recipe) if self.recipe.draws_footprints else ""
         key = digest(origin, *(f"{w.name} {w.georeference}" for w in windows))
         with self._ledger() as ledger:
-            asked, _, since = (ledger.fact("labels_asked") or "").partition(" ")
-            if asked != key or time.time() - float(since) > LABELS_LAST:
-                shutil.rmtree(self.work.labels / ANSWERS, ignore_errors=True)
-                ledger.set_fact("labels_asked", f"{key} {time.time():.0f}")
-                self.work.footprints.unlink(missing_ok=True)
+            self._expire_labels(ledger, key)
             reused = self.recipe.draws_footprints and self.work.footprints.exists()
             self._report: LabelReport = self._labels.prepare(windows, self.work.labels)
         self._spent.labels += 0 if reused else self._report.requests
@@ -151,26 +145,17 @@ class WindowBuild(Build):
             )
             return _only(planned, set(ledger.names(State.SELECTED)))
 
-    def fetch(self, shard: Shard) -> FetchSummary:
+    def fetch(self, shard: Shard) -> None:
         """Read the images of a shard from :meth:`to_fetch` and record every outcome."""
-        started = time.monotonic()
-        before = self._source.requests
-        counts: dict[State, int] = {}
-        size = 0
         threads = self.recipe.imagery.connections if is_remote(self.recipe) else 1
         with self._ledger() as ledger, ThreadPoolExecutor(threads, "windows") as pool:
             for first in range(0, len(shard.windows), RECORDED_AT_ONCE):
                 futures = [pool.submit(self._look_at, one) for one in shard.windows[first : first + RECORDED_AT_ONCE]]
                 wait(futures)
-                outcomes = [future.result() for future in futures if future.exception() is None]
-                ledger.record_fetched(outcomes)  # also when the source fails as a whole
+                # Also when the source fails as a whole, which the line after it tells.
+                ledger.record_fetched(future.result() for future in futures if future.exception() is None)
                 for future in futures:
                     future.result()
-                for outcome in outcomes:
-                    counts[outcome.state] = counts.get(outcome.state, 0) + 1
-                    size += outcome.bytes or 0
-        requests = self._source.requests - before
-        return FetchSummary(requests, size, time.monotonic() - started, counts)
 
     def _look_at(self, window: Window) -> Fetched:
         """Choose a look at a window, read it, and keep it. Raises SourceError, CredentialError, DiskError."""
@@ -312,6 +297,7 @@ class WindowBuild(Build):
             *classes,
             recipe.ignore,
             recipe.ignore_values,
+            recipe.ignore_colors,
             recipe.labels.model_dump_json(),
             self._imagery_words(),
         )

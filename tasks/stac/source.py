@@ -24,11 +24,10 @@ from tasks.stac.reflectance import Rule, check_negatives, rule_of, to_reflectanc
 from tasks.stac.search import Box, StacIO, find_items
 from tasks.stac.signing import Signer
 from tasks.window_recipe import StacImagery, WindowRecipe
-from tasks.windows.base import Chip, Look, Window, of_look, ranked, safe_name
+from tasks.windows.base import IMAGE_TYPES, Chip, Look, Window, of_look, ranked, safe_name
 from tasks.windows.cells import cells
 
 _LAYER_FILL = {"SCL": 0, "CLD": 255, "cloudmask": 1}  # where an item does not reach: no data, or as good as cloud
-_KEPT_DTYPES = ("uint8", "uint16", "int16", "float32")
 _ALIGNED = 0.01  # pixels of the file; grids that differ by less are the same
 _MARGIN = 1e-3  # degrees around the windows of a search, for the bulge of their edges
 _EDGE = 8  # points on a window's edge when it is carried to degrees
@@ -280,4 +279,4 @@ def _common(arrays: Sequence[NDArray[Any]]) -> np.dtype[Any]:
     found = np.result_type(*arrays)
     if found == np.int8:
         return np.dtype(np.int16)
-    return found if found.name in _KEPT_DTYPES else np.dtype(np.float32)
+    return found if found.name in IMAGE_TYPES else np.dtype(np.float32)

@@ -18,9 +18,11 @@ from tasks.errors import TilewrightError
 from tasks.georeference import Georeference
 from tasks.labels.footprints import LabelReport
 
+IMAGE_TYPES = ("uint8", "uint16", "int16", "float32")  # of images; all others become one of these
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 
 __all__ = [
+    "IMAGE_TYPES",
     "Chip",
     "Georeference",
     "Look",

@@ -16,6 +16,7 @@ from tasks.errors import LabelError, SourceError
 from tasks.splits import RESERVED, named_splits
 from tasks.window_recipe import MlhubImagery, ScenesImagery, WindowSplits
 from tasks.windows.base import (
+    IMAGE_TYPES,
     Chip,
     Georeference,
     Look,
@@ -31,7 +32,6 @@ from tasks.windows.rasters import Header, Pixels, Rasters, difference, reach, sc
 from tasks.windows.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 
 HEADER_THREADS = 4
-KEPT_TYPES = ("uint8", "uint16", "int16")  # of images; all others become float32
 
 
 class SceneSource:
@@ -273,7 +273,7 @@ def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
     """
     values = [_plain(part.values) for part in parts]
     image = values[0] if len(values) == 1 else np.concatenate(values)
-    if image.dtype.name not in KEPT_TYPES:
+    if image.dtype.name not in IMAGE_TYPES:
         image = image.astype(np.int16 if image.dtype == np.int8 else np.float32, copy=False)
     padded = beyond if beyond.any() else None
     if image.dtype.kind != "f" and any(part.missing is None for part in parts):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from infra.sandbox.scripted import Reply, ScriptedServer
-from tasks import tile_build as steps
+from tasks import build as steps
 from tasks.errors import (
     BusyError,
     CredentialError,

@@ -391,3 +391,17 @@ def test_trying_harder_is_no_other_question(site: Site) -> None:
     images = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
     run_build(site.recipe, site.store, ["imagery.attempts=9", "imagery.timeout=5.0"])
     assert {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")} == images
+
+
+def test_colours_that_are_ignored_now_are_measured_again(site: Site) -> None:
+    for scene in SCENES:
+        values = np.where(site.labels(scene) == 1, np.uint8(255), np.uint8(0))
+        rgb = np.stack([values, np.zeros_like(values), np.zeros_like(values)])
+        rgb[2, :3] = 9  # a frame that is no class
+        write_raster(site.folder / "labels" / f"{scene}.tif", rgb)
+    colours = ["classes.0.source_colors=['#ff0000']", "classes.1.source_colors=['#000000']", "ignore_values=[]"]
+    both = "ignore_colors=['#ff0009', '#000009']"
+    run_build(site.recipe, site.store, [both, *colours])
+    assert (site.by_name("mask")["s0/0-32"][0] == 255).sum() == 3 * SIDE
+    with pytest.raises(LabelError, match=r"that the recipe does not know.*#ff0009 \(96\)"):
+        run_build(site.recipe, site.store, ["ignore_colors=['#000009']", *colours])
