@@ -22,7 +22,7 @@ from benchmarks import machine
 from benchmarks.fetch import tile_server
 from benchmarks.region import FIRST, chequered, write_recipe
 from benchmarks.timed import STAGES, BuildTime, prefect_server, time_build
-from tasks.grid import Tile
+from tasks.geo.tiles import Tile
 
 BLOCKS = 4  # of 512 tiles
 PEER, PEER_VERSION = "rslearn", "0.1.19"

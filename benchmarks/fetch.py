@@ -27,12 +27,12 @@ from PIL import Image
 
 from benchmarks import machine
 from benchmarks.region import full_block
-from tasks.grid import lonlat_bounds
-from tasks.imagery.decode import check_image
-from tasks.imagery.fetch import Fetcher, FetchPolicy
-from tasks.imagery.xyz import XyzSource
-from tasks.ledger import Ledger, State
-from tasks.recipe import XyzImagery
+from tasks.geo.tiles import lonlat_bounds
+from tasks.imagery.slippy.fetch import Fetcher, FetchPolicy
+from tasks.imagery.slippy.xyz import XyzSource
+from tasks.raster.encoded import check_image
+from tasks.recipe.load import XyzImagery
+from tasks.state.ledger import Ledger, State
 
 PEER = "geomltoolkits"
 PEER_VERSION = "2.1.2"

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from benchmarks import machine
 from benchmarks.region import buildings, full_block, write_geojson
-from tasks.grid import Tile, mercator, tile_bounds
-from tasks.rasterize import FootprintIndex
+from tasks.geo.tiles import Tile, mercator, tile_bounds
+from tasks.labels.rasterize import FootprintIndex
 
 PIXELS = 256
 PEER, PEER_VERSION = "geomltoolkits", "2.1.2"

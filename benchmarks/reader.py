@@ -29,10 +29,10 @@ from PIL import Image, ImageDraw
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from benchmarks import machine
-from infra.sandbox.region import FIRST_TILE_Z18
-from infra.sandbox.render import Renderer
-from infra.sandbox.world import build_world
-from tasks.store import SplitArrays, storage_of
+from infra.sandbox.world.region import FIRST_TILE_Z18
+from infra.sandbox.world.render import Renderer
+from infra.sandbox.world.world import build_world
+from tasks.versions.read import SplitArrays, storage_of
 from training.data import Batch, SplitReader
 
 BATCH = 32

@@ -13,7 +13,7 @@ import pyproj
 import shapely
 from numpy.typing import NDArray
 
-from tasks.grid import Tile, tile_bounds
+from tasks.geo.tiles import Tile, tile_bounds
 
 FIRST = Tile(18, 131072, 90112)  # the corner of a parent tile of zoom 13
 BLOCK = 32  # tiles along a side of a block

@@ -33,15 +33,15 @@ from rasterio.windows import Window as PixelWindow
 
 from benchmarks import machine
 from benchmarks.timed import take_steps
-from tasks.build import open_build
-from tasks.classes import ClassMap
-from tasks.ledger import Sample
-from tasks.publish import Block, Layout, Pixels, VersionWriter, open_or_create
-from tasks.window_recipe import ProvidedLabels, RasterLabels, ScenesImagery, WindowRecipe
-from tasks.windows.base import Window
-from tasks.windows.folder import folder_scenes
-from tasks.windows.scene_labels import SceneLabels
-from tasks.windows.scenes import SceneSource
+from tasks.build.base import open_build
+from tasks.imagery.scenes.folder import folder_scenes
+from tasks.imagery.scenes.source import SceneSource
+from tasks.labels.classes import ClassMap
+from tasks.labels.rasters import SceneLabels
+from tasks.recipe.windows import ProvidedLabels, RasterLabels, ScenesImagery, WindowRecipe
+from tasks.samples.window import Window
+from tasks.state.ledger import Sample
+from tasks.versions.write import Block, Layout, Pixels, VersionWriter, open_or_create
 
 WIDTH, HEIGHT, SIDE = 9000, 9500, 512
 CLASSES = 5

@@ -30,10 +30,10 @@ import shapely.geometry
 from affine import Affine
 
 from benchmarks import machine
-from tasks.georeference import transformer
-from tasks.stac.source import StacSource, grid_of
-from tasks.window_recipe import WindowRecipe
-from tasks.windows.base import Window
+from tasks.geo.georeference import transformer
+from tasks.imagery.stac.source import StacSource, grid_of
+from tasks.recipe.windows import WindowRecipe
+from tasks.samples.window import Window
 
 BANDS = ("blue", "green", "red", "nir")
 SIDE = 256  # pixels of a window

@@ -20,12 +20,12 @@ from typing import Any, ClassVar
 
 from benchmarks import machine
 from infra import processes
-from tasks.build import Build, BuildSummary
-from tasks.grid import Shard
+from tasks.build.base import Build, BuildSummary
+from tasks.build.tiles import TileBuild
+from tasks.geo.tiles import Shard
 from tasks.labels.footprints import LabelReport
-from tasks.publish import Block
-from tasks.recipe import load_recipe
-from tasks.tile_build import TileBuild
+from tasks.recipe.load import load_recipe
+from tasks.versions.write import Block
 
 STAGES = ("plan", "labels", "select", "fetch", "split", "write", "commit")
 SERVER_SECONDS = 120.0

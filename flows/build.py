@@ -16,10 +16,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.progress import Stages
-from tasks.build import BuildSummary, open_build
+from tasks.build.base import BuildSummary, open_build
 from tasks.errors import TilewrightError
-from tasks.recipe import find_recipe, load_recipe
-from tasks.report import describe_funnel
+from tasks.recipe.load import find_recipe, load_recipe
+from tasks.views.funnel import describe_funnel
 
 Item = TypeVar("Item")
 WORKERS = 2  # the steps hold the interpreter for about half of their time; more threads gain nothing

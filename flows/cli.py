@@ -67,7 +67,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build the next version of a dataset, in this process."""
-    from tasks.recipe import find_recipe, load_recipe
+    from tasks.recipe.load import find_recipe, load_recipe
 
     load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
     summary = _in_process(lambda: _flow("build")(recipe=recipe, store=store, set=set_))
@@ -111,7 +111,7 @@ def plan(
 @app.command()
 def versions(store: Annotated[str, typer.Argument(help="A store.")], as_json: Json = False) -> None:
     """List the versions of a store."""
-    from tasks.store import versions as list_versions
+    from tasks.versions.read import versions as list_versions
 
     found = list_versions(store)
     if as_json:
@@ -150,9 +150,9 @@ def export(
     """Write a version's samples as files."""
     from rich.progress import Progress
 
-    from tasks.export import export_version
-    from tasks.splits import SPLITS
-    from tasks.store import open_version, parse_reference
+    from tasks.versions.read import open_version, parse_reference
+    from tasks.versions.splits import SPLITS
+    from tasks.views.export import export_version
 
     version = open_version(*parse_reference(reference))
     with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bars:
@@ -220,12 +220,12 @@ def sandbox(
 ) -> None:
     """Serve a synthetic region over the sources' own protocols, for trying things without a token."""
     if files is not None:
-        from infra.sandbox.originals import write_all
+        from infra.sandbox.files.originals import write_all
 
         for folder in write_all(files, seed):
             typer.echo(folder)
         return
-    from infra.sandbox.server import serve
+    from infra.sandbox.services.server import serve
 
     serve(host, port, seed=seed, faults=faults, latency=latency)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.build import default_store
-from tasks.build import open_build
-from tasks.recipe import WindowRecipe, find_recipe, load_recipe
-from tasks.report import Estimate, Funnel
+from tasks.build.base import open_build
+from tasks.recipe.load import WindowRecipe, find_recipe, load_recipe
+from tasks.views.funnel import Estimate, Funnel
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.progress import Stages
-from tasks.store import open_version, parse_reference
-from tasks.workdir import WorkDir
+from tasks.state.workdir import WorkDir
+from tasks.versions.read import open_version, parse_reference
 
 if TYPE_CHECKING:
     from training.train import TrainingResult

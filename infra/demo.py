@@ -21,9 +21,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import processes
-from infra.sandbox.mapbox import SANDBOX_TOKEN
-from tasks import store
+from infra.sandbox.services.mapbox import SANDBOX_TOKEN
 from tasks.errors import SandboxError, TilewrightError
+from tasks.versions import read as store
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = "stores/osm-sandbox"

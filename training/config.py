@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from tasks.errors import RecipeError
-from tasks.strict_yaml import StrictModel, load_strict
+from tasks.recipe.yaml import StrictModel, load_strict
 
 SHIPPED = Path(__file__).parent / "configs"
 

@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.store import SplitArrays, store_errors
+from tasks.versions.read import SplitArrays, store_errors
 
 Cache = Literal["auto", "host", "none"]
 ImageDtype = Literal["uint8", "uint16", "int16", "float32"]

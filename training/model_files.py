@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tasks.errors import TrainingError
-from tasks.strict_yaml import StrictModel, load_strict
+from tasks.recipe.yaml import StrictModel, load_strict
 from training.config import TrainingConfig
 from training.data import ImageDtype
 from training.models import build_model

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import TrainingError
-from tasks.splits import TRAIN, VALIDATION
+from tasks.versions.splits import TRAIN, VALIDATION
 from training.augment import augment, normalise
 from training.config import TrainingConfig
 from training.data import Batch

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from tasks.splits import TEST
-from tasks.store import open_version, parse_reference
-from tasks.windows.viewing import viewable
+from tasks.versions.read import open_version, parse_reference
+from tasks.versions.splits import TEST
+from tasks.views.picture import viewable
 from training.data import ignore_value, ignored_pixels
 from training.inference import THRESHOLD, load_model
 
@@ -22,7 +22,7 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
 
     reference: ``STORE`` or ``STORE@VERSION``. model: a folder that training wrote. The mask's foreground has the
     class's colour; in the prediction, pixels that are wrong are red (building missed) or blue (building invented).
-    Ignored pixels are grey in both. Images that are not RGB are shown as ``tasks.windows.viewing`` says.
+    Ignored pixels are grey in both. Images that are not RGB are shown as ``tasks.views.picture`` says.
     Raises StoreError and TrainingError.
     """
     version = open_version(*parse_reference(reference))

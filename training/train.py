@@ -20,8 +20,8 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from tasks.errors import TrainingError
-from tasks.splits import SPLITS, TEST, TRAIN, VALIDATION
-from tasks.store import DatasetVersion, open_version, parse_reference
+from tasks.versions.read import DatasetVersion, open_version, parse_reference
+from tasks.versions.splits import SPLITS, TEST, TRAIN, VALIDATION
 from training.config import TrainingConfig
 from training.data import ImageDtype, SplitReader, content_digest, ignore_value
 from training.inference import check_side, evaluate, load_model

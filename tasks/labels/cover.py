@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.grid import HALF_WORLD, MAX_LATITUDE, Tile, lonlat_bounds, mercator, tile_span
+from tasks.geo.tiles import HALF_WORLD, MAX_LATITUDE, Tile, lonlat_bounds, mercator, tile_span
 
 _FEW_ROWS = 8
 

@@ -25,13 +25,13 @@ import requests
 import shapely
 
 from tasks.errors import LabelError, RecipeError
-from tasks.grid import Tile, lonlat_bounds
+from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.labels.footprints import Footprints
 from tasks.labels.overpass_answers import count_whole, write_extract
 from tasks.labels.pbf import read_buildings
-from tasks.labels.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
-from tasks.labels.source import ANSWERS
+from tasks.labels.registry import ANSWERS
 from tasks.secrets import redact
+from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
 
 MAX_QUERY_KM2 = 2_500.0  # osmnx's own limit for one query
 MAX_QUERIES = 16  # more is a case for an extract, says the public servers' policy

@@ -15,11 +15,11 @@ import shapely
 from numpy.typing import NDArray
 
 from tasks.errors import DiskError, LabelError, TilewrightError
-from tasks.grid import Tile
+from tasks.geo.tiles import Tile
 from tasks.labels.cover import TileCover
-from tasks.labels.download import DOWNLOAD_PATIENCE, download
 from tasks.labels.footprints import Footprints, clean
-from tasks.labels.retry import Patience
+from tasks.web.download import DOWNLOAD_PATIENCE, download
+from tasks.web.retry import Patience
 
 LARGE_FILE = 256 << 20  # bytes; the nodes of a larger file are indexed on disk, at 16 bytes each
 _AREA_RELATIONS = ("multipolygon", "boundary")
@@ -28,7 +28,7 @@ _BATCH = 20_000  # outlines looked at together
 
 @dataclass(frozen=True)
 class PbfSource:
-    """One extract: ``path``, or ``url`` with an optional ``checksum`` (see :func:`tasks.labels.download.download`)."""
+    """One extract: ``path``, or ``url`` with an optional ``checksum`` (see :func:`tasks.web.download.download`)."""
 
     path: Path | None = None
     url: str | None = None

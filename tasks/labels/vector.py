@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import LabelError
-from tasks.grid import Tile
+from tasks.geo.tiles import Tile
 from tasks.labels.cover import TileCover
 from tasks.labels.footprints import Footprints, clean
 from tasks.labels.tags import TAG_KEYS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from infra.sandbox.scripted import ScriptedServer
+from infra.sandbox.services.scripted import ScriptedServer
 from tests.support.small import SmallRegion
 
 pytestmark = pytest.mark.server
@@ -46,8 +46,8 @@ def test_the_server_sees_shards_and_a_summary(
     tmp_path: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from flows.build import build
-    from tasks import tile_build as steps
-    from tasks.grid import shards
+    from tasks.build.base import tiles as steps
+    from tasks.geo.tiles import shards
 
     monkeypatch.setattr(steps, "shards", lambda tiles: shards(tiles, 16))
     region = SmallRegion(side=8)

@@ -13,14 +13,14 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
-from infra.sandbox import chip_layouts, chips, sentinel
-from infra.sandbox.chips import MadeChip, MadeLook
-from infra.sandbox.mlhub import SANDBOX_KEY
-from infra.sandbox.originals import how_to_serve
-from infra.sandbox.osm import footprints_frame
-from infra.sandbox.server import Running, running
-from tasks.build import BuildSummary
-from tasks.store import open_version, versions
+from infra.sandbox.files import chip_layouts, chips, sentinel
+from infra.sandbox.files.chips import MadeChip, MadeLook
+from infra.sandbox.files.originals import how_to_serve
+from infra.sandbox.services.mlhub import SANDBOX_KEY
+from infra.sandbox.services.server import Running, running
+from infra.sandbox.world.osm import footprints_frame
+from tasks.build.base import BuildSummary
+from tasks.versions.read import open_version, versions
 from tests.support.builds import contents, run_build
 from tests.support.versions import Stored, stored
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.sandbox.faults import FaultMix
-from infra.sandbox.scripted import Reply, ScriptedServer
-from tasks.store import versions
+from infra.sandbox.services.faults import FaultMix
+from infra.sandbox.services.scripted import Reply, ScriptedServer
+from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
 from tests.support.small import SmallRegion
 

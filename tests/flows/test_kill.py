@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.sandbox.scripted import ScriptedServer
-from tasks.ledger import Ledger, State
-from tasks.store import versions
+from infra.sandbox.services.scripted import ScriptedServer
+from tasks.state.ledger import Ledger, State
+from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
 from tests.support.small import SmallRegion
 

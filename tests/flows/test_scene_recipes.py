@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from infra.sandbox import scene_folders
-from infra.sandbox.scene_folders import INRIA_CITIES, SPACENET_AREA, MadeScene
-from tasks.ledger import Ledger, State
-from tasks.recipe import load_recipe
-from tasks.store import versions
-from tasks.window_recipe import WindowRecipe
+from infra.sandbox.files import scene_folders
+from infra.sandbox.files.scene_folders import INRIA_CITIES, SPACENET_AREA, MadeScene
+from tasks.recipe.load import load_recipe
+from tasks.recipe.windows import WindowRecipe
+from tasks.state.ledger import Ledger, State
+from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
 from tests.support.versions import Stored, stored
 
@@ -240,7 +240,7 @@ def starts(extent: int) -> list[int]:
 
 
 def test_the_published_count_of_landcover_ai() -> None:
-    from tasks.windows.cut import place
+    from tasks.samples.patches import place
 
     found = load_recipe(recipe("landcover-ai"))
     assert isinstance(found, WindowRecipe)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.sandbox.scripted import ScriptedServer
+from infra.sandbox.services.scripted import ScriptedServer
 from tests.flows.test_cli import assert_told, tilewright
 from tests.support.builds import run_build
 from tests.support.small import SmallRegion

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import shapely
 
-from tasks.grid import Tile, mercator, tile_bounds, tile_span
+from tasks.geo.tiles import Tile, mercator, tile_bounds, tile_span
 from tasks.labels.footprints import read_footprints, write_footprints
 from tasks.labels.pbf import PbfSource
+from tasks.labels.rasterize import FootprintIndex
 from tasks.labels.vector import VectorSource
-from tasks.rasterize import FootprintIndex
 
 pytestmark = pytest.mark.real
 

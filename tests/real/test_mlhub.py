@@ -18,14 +18,14 @@ from aiohttp import web
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from infra.sandbox.mlhub import API_PATH, PROXY_PATH, SANDBOX_KEY, STORAGE_PATH, CoopProxy, Mlhub
+from infra.sandbox.services.mlhub import API_PATH, PROXY_PATH, SANDBOX_KEY, STORAGE_PATH, CoopProxy, Mlhub
 from tasks.errors import SourceError
-from tasks.mlhub.api import MlhubApi
-from tasks.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
-from tasks.mlhub.layouts import recognise
-from tasks.mlhub.web import Web
-from tasks.windows.scene import Scene
-from tests.tasks.mlhub.files import recipe, serving
+from tasks.imagery.mlhub.api import MlhubApi
+from tasks.imagery.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
+from tasks.imagery.mlhub.layouts import recognise
+from tasks.raster.scene import Scene
+from tasks.web.client import Web
+from tests.tasks.imagery.mlhub.files import recipe, serving
 
 pytestmark = pytest.mark.real
 
@@ -43,7 +43,7 @@ RECORDINGS = {
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLHUB_API_KEY", SANDBOX_KEY)
-    monkeypatch.setattr("tasks.mlhub.api.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("tasks.imagery.mlhub.api.FIRST_PAUSE", 0.01)
 
 
 def labels(scenes: list[Scene]) -> dict[str, NDArray[Any]]:

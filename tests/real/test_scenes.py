@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import rasterio
 
-from tasks.window_recipe import ProvidedLabels, ScenesImagery
-from tasks.windows.folder import folder_scenes
-from tasks.windows.scene import LocalAsset, Scene, SceneItem
-from tasks.windows.scene_labels import SceneLabels
-from tasks.windows.scenes import SceneSource
-from tasks.windows.viewing import span_picture, viewable
-from tests.tasks.windows.files import scenes_recipe
+from tasks.imagery.scenes.folder import folder_scenes
+from tasks.imagery.scenes.source import SceneSource
+from tasks.labels.rasters import SceneLabels
+from tasks.raster.scene import LocalAsset, Scene, SceneItem
+from tasks.recipe.windows import ProvidedLabels, ScenesImagery
+from tasks.views.picture import span_picture, viewable
+from tests.tasks.raster.made import scenes_recipe
 
 pytestmark = pytest.mark.real
 

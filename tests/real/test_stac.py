@@ -12,18 +12,18 @@ import rasterio
 import yaml
 from numpy.typing import NDArray
 
-from infra.sandbox.scripted import Reply
-from tasks.clouds import fraction, unusable
-from tasks.observe import Observation, Refusal, observe
-from tasks.stac.items import read_items
-from tasks.stac.presets import endpoint_of
-from tasks.stac.reader import patience_of
-from tasks.stac.reflectance import rule_of
-from tasks.stac.search import StacIO, find_items
-from tasks.stac.signing import _container
-from tasks.stac.source import StacSource
-from tasks.window_recipe import Clouds, Dates, WindowRecipe
-from tasks.windows.base import Window
+from infra.sandbox.services.scripted import Reply
+from tasks.imagery.clouds import fraction, unusable
+from tasks.imagery.select import Observation, Refusal, observe
+from tasks.imagery.stac.items import read_items
+from tasks.imagery.stac.presets import endpoint_of
+from tasks.imagery.stac.reader import patience_of
+from tasks.imagery.stac.reflectance import rule_of
+from tasks.imagery.stac.search import StacIO, find_items
+from tasks.imagery.stac.signing import _container
+from tasks.imagery.stac.source import StacSource
+from tasks.recipe.windows import Clouds, Dates, WindowRecipe
+from tasks.samples.window import Window
 from tests.support.stac_items import recipe
 from tests.support.stac_server import Asked, FileServer, absolute, rustac_api
 
@@ -160,7 +160,7 @@ def ids(source: StacSource) -> list[str]:
 def test_the_api_is_searched_by_date_and_cloud_cover_and_paged(
     scenes: Scenes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.stac.search.PAGE", 1)
+    monkeypatch.setattr("tasks.imagery.stac.search.PAGE", 1)
     query = {"eo:cloud_cover": {"lt": 20}}
     with StacSource(made(scenes.api, imagery={"query": query}), tmp_path) as source:
         assert ids(source) == ["S2A_33TWL_20230815_0_L2A", "S2B_33TWL_20230820_0_L2A"]

@@ -11,7 +11,7 @@ import shapely
 import yaml
 
 from tasks.errors import NothingSelectedError
-from tasks.store import open_version
+from tasks.versions.read import open_version
 from tests.real.test_stac import CLOUDY, DROP, KEYS, Scenes, scenes
 from tests.support.builds import run_build
 
@@ -95,7 +95,7 @@ def test_atlanta_fails_at_15_percent_and_passes_at_1(shared_data: Path, tmp_path
 
 def test_sentinel_2_windows_are_kept_as_their_scene_classes_say(scenes: Scenes, tmp_path: Path) -> None:
     # A building in every cell of 64 px of 120 m.
-    from tasks.georeference import transformer
+    from tasks.geo.georeference import transformer
 
     back = transformer("EPSG:32633", "EPSG:4326")
     west, north, side = 499_200.0, 5_099_520.0, 64 * 120.0

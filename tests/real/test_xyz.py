@@ -8,13 +8,13 @@ import pytest
 import rasterio
 from PIL import Image
 
-from infra.sandbox.scripted import ScriptedServer
-from tasks.grid import Tile
-from tasks.ledger import Ledger, State
-from tasks.rasterize import unpack_mask
-from tasks.recipe import load_recipe
-from tasks.store import open_version
-from tasks.workdir import WorkDir
+from infra.sandbox.services.scripted import ScriptedServer
+from tasks.geo.tiles import Tile
+from tasks.labels.rasterize import unpack_mask
+from tasks.recipe.load import load_recipe
+from tasks.state.ledger import Ledger, State
+from tasks.state.workdir import WorkDir
+from tasks.versions.read import open_version
 from tests.support.builds import run_build
 
 pytestmark = pytest.mark.real

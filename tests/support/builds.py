@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.build import BuildSummary, open_build
-from tasks.recipe import load_recipe
-from tasks.store import open_version
+from tasks.build.base import BuildSummary, open_build
+from tasks.recipe.load import load_recipe
+from tasks.versions.read import open_version
 
 
 def run_build(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> BuildSummary:

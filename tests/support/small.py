@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from tasks.grid import Tile, lonlat_bounds
+from tasks.geo.tiles import Tile, lonlat_bounds
 
 ZOOM = 16
 WEST, NORTH = 33000, 22000

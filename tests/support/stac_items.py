@@ -12,8 +12,8 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
-from tasks.georeference import transformer
-from tasks.window_recipe import WindowRecipe
+from tasks.geo.georeference import transformer
+from tasks.recipe.windows import WindowRecipe
 from tests.support.stac_server import ScriptedApi
 
 STEP = 10.0  # metres a pixel

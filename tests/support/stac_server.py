@@ -17,9 +17,9 @@ from typing import Any
 from aiohttp import web
 
 from infra import processes
-from infra.sandbox.background import GRACE_SECONDS, BackgroundServer
-from infra.sandbox.faults import reset_connection, truncated
-from infra.sandbox.scripted import Reply
+from infra.sandbox.services.background import GRACE_SECONDS, BackgroundServer
+from infra.sandbox.services.faults import reset_connection, truncated
+from infra.sandbox.services.scripted import Reply
 from tests.support.servers import wait_until_it_answers
 
 

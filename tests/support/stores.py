@@ -10,8 +10,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tasks.splits import SPLITS
-from tasks.store import DatasetVersion, open_version, storage_of
+from tasks.versions.read import DatasetVersion, open_version, storage_of
+from tasks.versions.splits import SPLITS
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000"},

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.splits import SPLITS
-from tasks.store import DatasetVersion, open_version
+from tasks.versions.read import DatasetVersion, open_version
+from tasks.versions.splits import SPLITS
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
 from tests.training.samples import make_store
 from training.config import TrainingConfig, load_config
 

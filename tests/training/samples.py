@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.georeference import tile_georeference
-from tasks.grid import Tile
-from tasks.ledger import Sample
-from tasks.publish import Layout, Pixels, VersionWriter, heal_tags, open_or_create
-from tasks.splits import SPLITS
-from tasks.store import DatasetVersion, open_version
+from tasks.geo.georeference import tile_georeference
+from tasks.geo.tiles import Tile
+from tasks.state.ledger import Sample
+from tasks.versions.read import DatasetVersion, open_version
+from tasks.versions.splits import SPLITS
+from tasks.versions.write import Layout, Pixels, VersionWriter, heal_tags, open_or_create
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000"},

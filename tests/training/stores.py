@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tasks.splits import SPLITS, TRAIN
-from tasks.store import SCHEMA_VERSION, DatasetVersion, open_version, storage_of
+from tasks.versions.read import SCHEMA_VERSION, DatasetVersion, open_version, storage_of
+from tasks.versions.splits import SPLITS, TRAIN
 from tests.training.samples import BUILDING, CLASSES
 
 IGNORE = 255

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tasks.errors import TrainingError
-from tasks.splits import SPLITS
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
+from tasks.versions.splits import SPLITS
 from tests.training.samples import BUILDING
 from tests.training.stores import IGNORE, Samples, draw, write_store
 from training.config import TrainingConfig

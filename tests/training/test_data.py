@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.errors import StoreError
-from tasks.splits import SPLITS
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
+from tasks.versions.splits import SPLITS
 from tests.training.samples import make_store
 from tests.training.stores import IGNORE, Samples, draw, write_store
 from training.data import Cache, SplitReader, content_digest, epoch_order

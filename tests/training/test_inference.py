@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tasks.errors import RecipeError, TrainingError
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
 from training.config import TrainingConfig
 from training.inference import load_model
 from training.model_files import save_model

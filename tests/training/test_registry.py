@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import TrainingError
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
 from tests.training.samples import make_store
 from training.config import TrainingConfig
 from training.inference import load_model
@@ -122,7 +122,7 @@ def test_a_version_with_another_test_split(tiny: TrainingConfig, tracking: str, 
 
 
 def _dice_on(folder: Path, store: str, version: str) -> float:
-    from tasks.store import open_version
+    from tasks.versions.read import open_version
     from training.data import SplitReader
     from training.inference import evaluate
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tasks.errors import StoreError, TrainingError
-from tasks.store import DatasetVersion
+from tasks.versions.read import DatasetVersion
 from tests.training.samples import CLASSES, make_store
 from training.config import TrainingConfig, load_config
 from training.data import SplitReader

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.sandbox.server import Running, running
+from infra.sandbox.services.server import Running, running
 
 
 @pytest.fixture(scope="session")

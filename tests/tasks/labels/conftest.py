@@ -10,7 +10,7 @@ from typing import Any
 import osmium
 import pytest
 
-from tasks.grid import Tile
+from tasks.geo.tiles import Tile
 
 TILE = Tile(16, 32768, 32767)  # its south-west corner is 0, 0; a side is 0.0055 degrees
 STEP = 1e-3

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.grid import Tile, lonlat_bounds
+from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.labels.cover import TileCover
 
 ZOOM = 6

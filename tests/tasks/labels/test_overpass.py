@@ -8,7 +8,7 @@ import pytest
 import shapely
 
 from tasks.errors import LabelError, RecipeError
-from tasks.grid import Tile, lonlat_bounds
+from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.labels.overpass import MAX_QUERIES, OverpassSource, query_areas, slot_wait
 from tasks.labels.pbf import PbfSource
 from tests.tasks.labels.conftest import TILE, Answer, Scripted, overpass_answer

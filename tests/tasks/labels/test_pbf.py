@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import LabelError
-from tasks.grid import Tile
+from tasks.geo.tiles import Tile
 from tasks.labels import pbf as module
 from tasks.labels.pbf import PbfSource
-from tasks.labels.retry import Patience
+from tasks.web.retry import Patience
 from tests.tasks.labels.conftest import TILE, Answer, Scripted
 
 QUICK = Patience(2, 5, 0.01)

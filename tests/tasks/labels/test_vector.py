@@ -179,8 +179,8 @@ def test_many_files_are_one_source(tmp_path: Path) -> None:
 
 
 def test_a_pattern_finds_the_files_of_all_scenes(tmp_path: Path) -> None:
-    from tasks.labels.source import label_origin, label_source
-    from tests.tasks.windows.files import scenes_recipe
+    from tasks.labels.registry import label_origin, label_source
+    from tests.tasks.raster.made import scenes_recipe
 
     for folder in ("austin", "kitsap"):
         (tmp_path / folder).mkdir()

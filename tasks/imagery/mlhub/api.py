@@ -1,0 +1,231 @@
+"""A server that speaks the MLHub v1 protocol: archives by a redirect to storage, single files where it has none.
+
+The public service is gone; what is left are copies of it and the sandbox. The key goes to the server that the recipe
+names and to no other: not to the storage that it redirects to, nor into a message, a file or a log.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
+
+from tasks.errors import CredentialError, SourceError
+from tasks.imagery.mlhub.archives import read_archive
+from tasks.imagery.mlhub.layouts import Choice, Collector
+from tasks.imagery.mlhub.remote import RemoteAsset
+from tasks.raster.scene import Scene
+from tasks.secrets import find_secret, redact
+from tasks.web.client import FIRST_PAUSE, Web
+from tasks.web.download import Manner, download
+from tasks.web.retry import Patience, TransientError
+
+KEY_VARIABLE, KEY_BLOCK = "MLHUB_API_KEY", "mlhub-api-key"
+_RETIRED = ("api.radiant.earth",)
+_RETIRED_LINK = re.compile(r"^https?://[^/]*\bapi\.radiant\.earth/mlhub/v1/")  # in items that a copy kept as they were
+_ALTERNATIVES = (
+    "Radiant MLHub was retired; use imagery.reader: source-coop for what moved to Source Cooperative, imagery.reader:"
+    " local for archives that you have, or the imagery.url of another server that speaks the MLHub v1 protocol"
+)
+_AZURE = ".blob.core.windows.net"
+_REDIRECTS = (301, 302, 303, 307, 308)
+_DOWNLOAD_SECONDS = 24 * 3600.0
+_EXTENSIONS = {"image/tiff": ".tif", "image/geotiff": ".tif"}
+
+
+class AbsentError(SourceError):
+    """The server has no such file."""
+
+
+class MlhubApi:
+    """The protocol. Makes no request before it is asked something."""
+
+    def __init__(self, url: str, web: Web) -> None:
+        """``url``: the base, such as ``https://host/mlhub/v1``. Raises CredentialError, SourceError."""
+        self.url = url.rstrip("/")
+        if (urlsplit(self.url).hostname or "").endswith(_RETIRED):
+            raise SourceError(f"{redact(self.url)}: this service does not exist any more. {_ALTERNATIVES}")
+        self._web = web
+        key = find_secret(KEY_VARIABLE, KEY_BLOCK)
+        if not key:
+            raise CredentialError(
+                f"{redact(self.url)} needs a key; set the environment variable {KEY_VARIABLE} (or the Prefect Secret"
+                f" block {KEY_BLOCK}) to the one that this server gave you"
+            )
+        self._key = key
+
+    def collections(self, dataset: str) -> list[str]:
+        """Ids of a dataset's collections. Raises SourceError, which names the server's datasets when it lacks this."""
+        status, answer = self._json(f"/datasets/{quote(dataset, safe='')}")
+        if status == 404:
+            _, known = self._json("/datasets")
+            there = ", ".join(sorted(_ids(known))) or "none"
+            raise SourceError(
+                f"{redact(self.url)}: has no dataset {dataset!r}; it has {there}. Correct imagery.dataset."
+                f" {_ALTERNATIVES}"
+            )
+        found = _ids(answer.get("collections")) if isinstance(answer, dict) else []
+        if not found:
+            raise SourceError(f"{redact(self.url)}: dataset {dataset!r} names no collection; is this an MLHub server?")
+        return found
+
+    def items(self, collection: str) -> Iterator[dict[str, Any]]:
+        """All STAC items of a collection, page by page. Raises SourceError."""
+        first = url = f"{self.url}/collections/{quote(collection, safe='')}/items"
+        asked = set()
+        while url and url not in asked:
+            asked.add(url)
+            status, page = self._json(url)
+            if status != 200 or not isinstance(page, dict) or not isinstance(page.get("features"), list):
+                raise SourceError(f"{redact(first)}: the server answered {status} without items. {_ALTERNATIVES}")
+            yield from (item for item in page["features"] if isinstance(item, dict))
+            links = [link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next"]
+            url = self._paged(first, str(links[0].get("href", ""))) if links else ""
+
+    def locate_archive(self, collection: str) -> tuple[str, Mapping[str, str]]:
+        """URL and headers of a collection's archive just now. Raises as :meth:`locate`."""
+        return self.locate(f"{self.url}/archive/{quote(collection, safe='')}")
+
+    def locate(self, href: str) -> tuple[str, Mapping[str, str]]:
+        """Where a file of the protocol lies: the target of the server's redirect, without the key.
+
+        A server that sends the file itself is asked with the key. Raises TransientError, CredentialError, SourceError,
+        and of the last AbsentError when it has no such file.
+        """
+        href = _RETIRED_LINK.sub(f"{self.url}/", href)
+        if not href.startswith(f"{self.url}/"):
+            return href, storage_headers(href)
+        with self._web.get(href, query={"key": self._key}) as answer:
+            status, target = answer.status_code, answer.headers.get("Location", "")
+        if status in _REDIRECTS:
+            if not target:
+                raise SourceError(f"{redact(href)}: the server redirects to nowhere")
+            url = without_secret(urljoin(href, target), self._key)
+            return url, storage_headers(url)
+        if status == 404:
+            raise AbsentError(f"{redact(href)}: the server has no such file")
+        if status != 200:
+            self._refused(href, status)
+        return f"{href}{'&' if urlsplit(href).query else '?'}{urlencode({'key': self._key})}", {}
+
+    def _paged(self, first: str, href: str) -> str:
+        """The next page's URL at our server, whatever name of its own it writes into links."""
+        return f"{first}?{query}" if (query := urlsplit(href).query) else ""
+
+    def _json(self, path: str) -> tuple[int, Any]:
+        """Status and body of 200 and 404. Raises CredentialError, SourceError."""
+        url = path if path.startswith(self.url) else f"{self.url}{path}"
+        try:
+            status, body = self._web.persist(lambda: self._web.read(url, {"key": self._key}))
+        except TransientError as error:
+            raise SourceError(
+                f"{error}; gave up after {self._web.patience.attempts} attempts. {_ALTERNATIVES}"
+            ) from error
+        if status == 404:
+            return status, None
+        if status != 200:
+            self._refused(url, status)
+        try:
+            return status, json.loads(body)
+        except ValueError:
+            raise SourceError(
+                f"{redact(url)}: the answer is no JSON; is this an MLHub server? {_ALTERNATIVES}"
+            ) from None
+
+    def _refused(self, url: str, status: int) -> NoReturn:
+        if status in (401, 403):
+            raise CredentialError(
+                f"{redact(url)}: the server refused the key ({status}); set {KEY_VARIABLE} to a key of this server"
+            )
+        raise SourceError(f"{redact(url)}: the server answered {status}; correct imagery.url. {_ALTERNATIVES}")
+
+
+def api_scenes(
+    api: MlhubApi,
+    web: Web,
+    dataset: str,
+    collections: list[str],
+    work: Path,
+    choice: Choice,
+    max_bytes: int,
+) -> list[Scene]:
+    """The scenes of a dataset's ``collections`` (empty: all that can hold what is wanted).
+
+    Archives go to ``work/archives``, their files to ``work/mlhub``. Raises SourceError, CredentialError, DiskError.
+    """
+    there = api.collections(dataset)
+    if unknown := [name for name in collections if name not in there]:
+        raise SourceError(
+            f"{redact(api.url)}: dataset {dataset!r} has no collection {unknown[0]!r}; it has {', '.join(there)};"
+            " correct imagery.collections"
+        )
+    collector = Collector(choice, f"{redact(api.url)}, dataset {dataset}")
+    for name in collections or [one for one in there if choice.may_hold(one)]:
+        if (archive := _download(api, web, name, work / "archives")) is not None:
+            read_archive(archive, work / "mlhub", choice, collector, max_bytes)
+        else:
+            _offer_items(api, web, name, work / "mlhub", collector)
+    return collector.scenes()
+
+
+def storage_headers(url: str) -> dict[str, str]:
+    """What a storage wants to be asked with: Azure resumes and gives strong ETags in its newer versions only."""
+    return {"x-ms-version": "2021-06-08"} if (urlsplit(url).hostname or "").endswith(_AZURE) else {}
+
+
+def without_secret(url: str, secret: str) -> str:
+    """``url`` without the parts of its query that are ``secret``."""
+    parts = urlsplit(url)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    kept = [(name, value) for name, value in query if value != secret]
+    return url if len(kept) == len(query) else parts._replace(query=urlencode(kept)).geturl()
+
+
+def _download(api: MlhubApi, web: Web, collection: str, folder: Path) -> Path | None:
+    """A collection's archive, None when the server has none."""
+
+    def locate() -> tuple[str, Mapping[str, str]]:
+        return api.locate_archive(collection)
+
+    manner = Manner(
+        error=SourceError,
+        advice="ask the server's owner for the archive, or use imagery.reader: local",
+        name=f"{collection}.tar.gz",
+        silence=web.timeout,
+        locate=locate,
+    )
+    patience = Patience(web.patience.attempts, _DOWNLOAD_SECONDS, FIRST_PAUSE)
+    url = f"{api.url}/archive/{quote(collection, safe='')}"
+    try:
+        path, requests = download(url, folder, None, patience, manner)
+    except AbsentError:
+        return None
+    web.count(requests)
+    return path
+
+
+def _offer_items(api: MlhubApi, web: Web, collection: str, work: Path, collector: Collector) -> None:
+    """Offer the assets of a collection's items, which are fetched when they are asked for."""
+    folder = work / f"items-{hashlib.sha256(f'{api.url} {collection}'.encode()).hexdigest()[:12]}"
+    for item in api.items(collection):
+        assets = item.get("assets")
+        for key, asset in sorted(assets.items() if isinstance(assets, dict) else []):
+            href, kind = str(asset.get("href", "")), str(asset.get("type", "")).partition(";")[0].strip()
+            name = f"{item.get('id')}/{key}{_EXTENSIONS.get(kind, '')}"
+            if hit := collector.offer(name):
+                locate = _Locator(api, href)
+                collector.add(hit, RemoteAsset(web, f"{redact(api.url)}: {name}", folder / hit.file, locate))
+
+
+class _Locator:
+    def __init__(self, api: MlhubApi, href: str) -> None:
+        self._api, self._href = api, href
+
+    def __call__(self) -> tuple[str, Mapping[str, str]]:
+        return self._api.locate(self._href)
+
+
+def _ids(found: Any) -> list[str]:
+    return [str(one["id"]) for one in found if isinstance(one, dict) and "id" in one] if isinstance(found, list) else []

@@ -1,0 +1,231 @@
+"""The .tar.gz archives of MLHub: read once as a stream, of which only the wanted files are kept.
+
+An archive is somebody else's file. Names that lead out of a folder, links and devices end the reading, as do more
+bytes than the recipe allows and more than gzip can hold. What was unpacked counts only when the archive was whole:
+the manifest is written last.
+"""
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Self, cast
+
+from tasks.errors import DiskError, SourceError
+from tasks.imagery.mlhub.layouts import Choice, Collector, Hit
+from tasks.raster.scene import LocalAsset
+
+SUFFIXES = (".tar.gz", ".tgz")
+_MANIFEST = "manifest.json"
+_CHUNK = 1 << 20  # bytes
+_DEFLATE = 1032  # no deflate stream holds more bytes than that for each of its own
+_SMALL = 1 << 20  # bytes: of a header that carries a long name, and what an archive may add to its files
+_HEADERS = {
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+}
+
+
+def read_archive(archive: Path, work: Path, choice: Choice, collector: Collector, max_bytes: int) -> None:
+    """Offer every file of an archive to ``collector`` and keep the wanted ones in a folder of ``work``.
+
+    An archive that was read before, for the same bands, and has not changed is not opened again. ``max_bytes`` is what
+    it may unpack to. Raises SourceError naming the archive and the member, DiskError.
+    """
+    try:
+        stat = archive.stat()
+    except OSError as error:
+        raise SourceError(f"{archive}: cannot be read ({error.strerror}); correct imagery.path") from error
+    of = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sensor": choice.sensor, "bands": sorted(choice.bands)}
+    folder = _folder_for(archive, work)
+    if not (names := _kept(folder, of)):
+        shutil.rmtree(folder, ignore_errors=True)
+        own = Collector(choice, str(archive))
+        try:
+            files = _unpack(archive, stat.st_size, folder, own, max_bytes)
+            names = _write_manifest(folder, of, files, own)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    for name in names:
+        if hit := collector.offer(name):
+            collector.add(hit, LocalAsset(folder / hit.file))
+
+
+def is_safe(name: str) -> bool:
+    """Whether a member's name stays below the folder that an archive is unpacked to."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    drive = re.match(r"[A-Za-z]:", name) is not None
+    return not (parts.is_absolute() or ".." in parts.parts or drive or "\0" in name)
+
+
+def _folder_for(archive: Path, work: Path) -> Path:
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", archive.name.partition(".")[0])[:80]
+    return work / f"{stem}-{hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:12]}"
+
+
+def _kept(folder: Path, of: dict[str, Any]) -> list[str]:
+    """Names of members as an earlier run left them; empty when there is none that holds."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        whole = all((folder / own).stat().st_size == size for own, size in manifest["files"].values())
+        return [*manifest["files"], *manifest["others"]] if manifest["of"] == of and whole else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _write_manifest(folder: Path, of: dict[str, Any], files: dict[str, tuple[str, int]], own: Collector) -> list[str]:
+    others = [name for name in own.examples() if name not in files]
+    part = folder / f"{_MANIFEST}.part"
+    with _writing(part):
+        folder.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"of": of, "files": files, "others": others}))
+        part.replace(folder / _MANIFEST)
+    return [*files, *others]
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written ({error.strerror or error}); free some disk") from error
+
+
+def _unpack(
+    archive: Path, compressed: int, folder: Path, collector: Collector, max_bytes: int
+) -> dict[str, tuple[str, int]]:
+    """Write the wanted members; member's name -> our own name of its file, and its size in bytes."""
+    files: dict[str, tuple[str, int]] = {}
+    declared = 0
+    try:
+        with archive.open("rb") as raw, gzip.GzipFile(fileobj=raw) as plain:
+            stream = _Stream(plain, archive, max_bytes)
+            with _Tar.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member) as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # else tarfile keeps every header of millions
+                    _check(archive, member)
+                    declared += member.size
+                    if declared > max_bytes:
+                        raise _too_large(archive, max_bytes)
+                    if declared > compressed * _DEFLATE + _SMALL:
+                        raise SourceError(
+                            f"{archive}: member {member.name!r} claims {member.size} bytes, more than a file of"
+                            f" {compressed} bytes can hold; the archive is broken or hostile, get it again"
+                        )
+                    if member.isreg() and (hit := collector.offer(_plain(member.name))):
+                        _write(tar, member, folder, hit)
+                        files[_plain(member.name)] = (hit.file, member.size)
+                if not tar.ended:
+                    raise EOFError("no end of the archive")
+            while stream.read(_CHUNK):  # the checksum at gzip's very end covers all
+                pass
+    except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
+        if not isinstance(error, EOFError) and not _begins_like_gzip(archive):
+            raise SourceError(f"{archive}: is no .tar.gz archive ({error}); correct imagery.path") from error
+        raise SourceError(
+            f"{archive}: is cut short or damaged ({error}); nothing of it was used; remove it and get it again"
+        ) from error
+    except OSError as error:
+        raise SourceError(f"{archive}: cannot be read ({error.strerror or error})") from error
+    return files
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("./")
+
+
+def _check(archive: Path, member: tarfile.TarInfo) -> None:
+    if not is_safe(member.name):
+        raise SourceError(
+            f"{archive}: member {member.name!r} leads out of the archive's folder; nothing was written there. Do not"
+            " use this archive, get it from its publisher"
+        )
+    if not member.isreg() and not member.isdir():
+        kind = "a link" if member.issym() or member.islnk() else "a device or another special file"
+        raise SourceError(
+            f"{archive}: member {member.name!r} is {kind}; collections hold plain files, get it from its publisher"
+        )
+
+
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, hit: Hit) -> None:
+    path = folder / hit.file
+    part = path.with_name(f"{path.name}.part")
+    source = tar.extractfile(member)
+    assert source is not None  # a regular file
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = part.open("wb")
+    with file:
+        while chunk := source.read(_CHUNK):
+            with _writing(path):
+                file.write(chunk)
+                file.flush()  # here, so that a full disk is not met when the file is closed
+        if file.tell() != member.size:
+            raise EOFError(f"member {member.name!r} ends early")
+    with _writing(path):
+        part.replace(path)
+
+
+def _too_large(archive: Path, max_bytes: int) -> SourceError:
+    return SourceError(
+        f"{archive}: unpacks to more than imagery.max_bytes ({max_bytes}); if that is as it should be, raise it"
+    )
+
+
+def _begins_like_gzip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+class _Stream:
+    """What was packed, read once, and not much more than the recipe allows."""
+
+    def __init__(self, plain: gzip.GzipFile, archive: Path, max_bytes: int) -> None:
+        self._plain, self._archive, self._max_bytes, self._read = plain, archive, max_bytes, 0
+
+    def read(self, size: int) -> bytes:
+        block = self._plain.read(size)
+        self._read += len(block)
+        if self._read > 2 * self._max_bytes + _SMALL:  # headers weigh as much as files that are very small
+            raise _too_large(self._archive, self._max_bytes)
+        return block
+
+
+class _Tar(tarfile.TarFile):
+    """A tar file that knows whether it came to its end: tarfile takes a broken header in the middle for one."""
+
+    ended = False
+    members: list[tarfile.TarInfo]
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is read with care."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except _END:
+            assert isinstance(tarfile, _Tar)
+            tarfile.ended = True
+            raise
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        made = super().frombuf(buf, encoding, errors)
+        if made.size < 0 or (made.type in _HEADERS and made.size > _SMALL):
+            raise EOFError(f"a header claims {made.size} bytes")
+        return made
+
+
+_END: type[tarfile.HeaderError] = tarfile.EOFHeaderError  # type: ignore[attr-defined]  # missing in typeshed

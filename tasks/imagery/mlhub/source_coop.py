@@ -1,0 +1,124 @@
+"""Collections at Source Cooperative: an anonymous S3 listing and files over HTTPS, fetched when they are needed."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from tasks.errors import DiskError, SourceError
+from tasks.imagery.mlhub.archives import is_safe
+from tasks.imagery.mlhub.layouts import Choice, Collector
+from tasks.imagery.mlhub.remote import RemoteAsset
+from tasks.raster.scene import Scene
+from tasks.secrets import redact
+from tasks.web.client import Web
+from tasks.web.retry import TransientError
+
+DEFAULT_PROXY = "https://data.source.coop"
+_LISTING_SECONDS = 24 * 3600.0  # how long a listing is good
+_PAGE = 1000  # keys; S3 gives no more at once
+
+
+class Listed(NamedTuple):
+    """One file of a product."""
+
+    key: str  # relative to the product
+    size: int  # bytes
+    etag: str
+
+
+def source_coop_scenes(proxy: str, dataset: str, web: Web, work: Path, choice: Choice) -> list[Scene]:
+    """The scenes of a product, of which no image is fetched yet.
+
+    ``dataset`` is ``account/product`` or ``account/product/prefix``. The listing is kept in ``work`` for a day, the
+    files in ``work/source-coop``. Raises SourceError, DiskError.
+    """
+    parts = dataset.strip("/").split("/")
+    if len(parts) < 2 or not all(parts) or not is_safe(dataset.strip("/")):
+        raise SourceError(
+            f"imagery.dataset: {dataset!r} is no place at Source Cooperative; expected account/product or"
+            " account/product/prefix, such as stanford/africa-crops-ghana"
+        )
+    base = f"{proxy.rstrip('/')}/{quote('/'.join(parts[:2]))}"
+    prefix = "".join(f"{part}/" for part in parts[2:])
+    ours = hashlib.sha256(f"{base}/{prefix}".encode()).hexdigest()[:12]
+    collector = Collector(choice, f"{redact(base)}/{prefix}")
+    folder = work / "source-coop" / ours
+    for listed in _listing(web, base, prefix, work / "source-coop" / f"{ours}.json"):
+        if is_safe(listed.key) and (hit := collector.offer(listed.key)):
+            url = f"{base}/{quote(listed.key)}"
+            asset = RemoteAsset(web, redact(url), folder / hit.file, partial(_there, url), listed.size, listed.etag)
+            collector.add(hit, asset)
+    return collector.scenes()
+
+
+def _there(url: str) -> tuple[str, Mapping[str, str]]:
+    return url, {}
+
+
+def _listing(web: Web, base: str, prefix: str, kept: Path) -> list[Listed]:
+    """The listing as kept, or fetched and kept."""
+    try:
+        found = json.loads(kept.read_text())
+        if 0 <= time.time() - found["at"] < _LISTING_SECONDS:
+            return [Listed(str(key), int(size), str(etag)) for key, size, etag in found["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    listed = list(_list(web, base, prefix))
+    part = kept.with_name(f"{kept.name}.part")
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"url": f"{redact(base)}/{prefix}", "at": time.time(), "files": listed}))
+        part.replace(kept)
+    except OSError as error:
+        raise DiskError(f"{kept}: cannot be written ({error.strerror or error}); free some disk") from error
+    return listed
+
+
+def _list(web: Web, base: str, prefix: str) -> Iterator[Listed]:
+    """All files of a product below ``prefix``, page by page."""
+    product = f"{base.rpartition('/')[2]}/"
+    token, asked = "", set()
+    while token not in asked:
+        asked.add(token)
+        query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE)}
+        root = _page(web, base, query | ({"continuation-token": token} if token else {}))
+        for entry in root.iterfind("{*}Contents"):
+            # A proxy may give keys of the account's bucket, which begin with the product.
+            key = entry.findtext("{*}Key", "").removeprefix(product if not prefix.startswith(product) else "")
+            size = entry.findtext("{*}Size", "")
+            if key and size.isdigit():
+                yield Listed(key, int(size), entry.findtext("{*}ETag", ""))
+        if root.findtext("{*}IsTruncated", "false") != "true":
+            return
+        token = root.findtext("{*}NextContinuationToken", "")
+    raise SourceError(f"{redact(base)}: the listing goes round in circles; try again later, or use another imagery.url")
+
+
+def _page(web: Web, base: str, query: dict[str, str]) -> ElementTree.Element:
+    shown = redact(base)
+    try:
+        status, body = web.persist(lambda: web.read(base, query))
+    except TransientError as error:
+        raise SourceError(
+            f"{error}; gave up after {web.patience.attempts} attempts, start again later, or set imagery.url to another"
+            " proxy"
+        ) from error
+    if status in (403, 404):
+        raise SourceError(
+            f"{shown}: Source Cooperative has no such public product (it answered {status}); correct imagery.dataset,"
+            " or use imagery.reader: local for a copy that you have"
+        )
+    if status == 200 and b"<!DOCTYPE" not in body[:1000]:
+        try:
+            root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there are no entities
+        except ElementTree.ParseError:
+            root = ElementTree.Element("unreadable")
+        if root.tag.rpartition("}")[2] == "ListBucketResult":
+            return root
+    raise SourceError(f"{shown}: the server answered {status} without an S3 listing; correct imagery.url")

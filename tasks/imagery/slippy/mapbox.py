@@ -1,0 +1,79 @@
+"""Mapbox raster tiles (the v4 "Raster Tiles API").
+
+GET {base}/v4/{tileset}/{z}/{x}/{y}{@2x}.{format}?access_token=... : 256 px, or 512 px with @2x. Satellite
+tiles come as JPEG whatever the name says. A 404 has three meanings, told apart by its message; only
+"Tile not found" is about the one tile.
+"""
+
+import os
+from urllib.parse import quote, urlsplit
+
+from tasks.errors import CredentialError, RecipeError, TilewrightError
+from tasks.geo.tiles import Tile
+from tasks.imagery.slippy.protocol import USER_AGENT, TileRequest, refusal, says
+from tasks.recipe.load import MapboxImagery, Recipe
+from tasks.secrets import find_secret
+
+API_URL = "https://api.mapbox.com"
+TOKEN_ENV = "MAPBOX_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
+TOKEN_BLOCK = "mapbox-access-token"  # noqa: S105 - a name, not a token
+TOKEN_PAGE = "https://account.mapbox.com/access-tokens/"  # noqa: S105 - a page, not a token
+
+
+class MapboxSource:
+    """A :class:`tasks.imagery.slippy.protocol.TileSource` for ``imagery: {source: mapbox}``."""
+
+    name = "mapbox"
+    max_zoom: int | None = 22
+    billed = True
+
+    def __init__(self, imagery: MapboxImagery, tile_pixels: int, token: str, api_url: str = API_URL) -> None:
+        """Raises RecipeError when ``api_url`` is no http(s) URL."""
+        parts = urlsplit(api_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise RecipeError(f"MAPBOX_API_URL: {api_url!r} is no base URL; expected for example {API_URL}")
+        self.tile_pixels = tile_pixels
+        self._tileset = imagery.tileset
+        self._token = token
+        self._base = f"{api_url.rstrip('/')}/v4/{quote(imagery.tileset, safe=',')}"
+        scale = "@2x" if tile_pixels == 512 else ""
+        self._ending = f"{scale}.{imagery.format}?access_token={quote(token, safe='')}"
+        self._headers = {"User-Agent": USER_AGENT}
+
+    def request(self, tile: Tile) -> TileRequest:
+        """The request for ``tile``."""
+        url = f"{self._base}/{tile.z}/{tile.x}/{tile.y}{self._ending}"
+        return TileRequest(url, self._headers, self._token)
+
+    def is_absent(self, status: int, body: bytes) -> bool:
+        """A 404 that says "Tile not found"; the other two are about the tileset."""
+        return status == 404 and says(body, "Tile not found")
+
+    def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
+        """What to change in the recipe or at Mapbox."""
+        if status == 401:
+            advice = f"give a valid token in {TOKEN_ENV} or in the Prefect Secret {TOKEN_BLOCK} ({TOKEN_PAGE})"
+        elif status == 403:
+            advice = f"the token may not read {self._tileset}: check its scopes and URL restrictions on {TOKEN_PAGE}"
+        elif status == 404:
+            advice = f"correct imagery.tileset ({self._tileset}), or make the tileset readable for this token's account"
+        elif status == 422:
+            advice = "correct grid.zoom (0 to 22) or imagery.format"
+        else:
+            advice = "Mapbox would refuse every tile so; see https://docs.mapbox.com/api/maps/raster-tiles/"
+        return refusal(status, body, url, self._token, advice)
+
+
+def mapbox_source(recipe: Recipe) -> MapboxSource:
+    """The source of a recipe whose imagery is ``mapbox``. Raises CredentialError when there is no token."""
+    if not isinstance(recipe.imagery, MapboxImagery):
+        raise RecipeError(f"imagery.source: expected mapbox, got {recipe.imagery.source}")
+    token = find_secret(TOKEN_ENV, TOKEN_BLOCK)
+    if token is None:
+        raise CredentialError(
+            f"no Mapbox token: set the environment variable {TOKEN_ENV}, or make a Prefect Secret block named "
+            f"{TOKEN_BLOCK} that holds it; {TOKEN_PAGE} gives tokens"
+        )
+    return MapboxSource(
+        recipe.imagery, recipe.grid.tile_size, token, os.environ.get("MAPBOX_API_URL", "").strip() or API_URL
+    )

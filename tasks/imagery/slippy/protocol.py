@@ -1,0 +1,91 @@
+"""What every imagery source owes: a request for a tile, and what its answers mean.
+
+A source makes no request itself. It is built from a recipe without I/O (apart from looking up its
+token), holds no state and may be used from any thread; :mod:`tasks.imagery.slippy.fetch` does the asking.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from tasks.errors import CredentialError, SourceError, TilewrightError
+from tasks.geo.tiles import Tile
+from tasks.secrets import redact
+
+USER_AGENT = f"tilewright/{version('tilewright')}"
+
+_MESSAGE_LENGTH = 200  # characters of an answer that go into a message
+_TAG = re.compile(r"<[^>]*>")
+_UNSAFE = re.compile(r"\s+|[^ -~]+")
+
+
+@dataclass(frozen=True)
+class TileRequest:
+    """A GET for one tile. Shows none of its fields when printed: each may hold the token."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    secret: str = field(default="", repr=False)  # what must not travel to another host
+
+
+class TileSource(Protocol):
+    """A slippy map to fetch tiles from."""
+
+    name: str
+    tile_pixels: int  # side of the decoded image
+    max_zoom: int | None
+    billed: bool  # whether each request costs money
+
+    def request(self, tile: Tile) -> TileRequest:
+        """The request whose answer is the tile's image."""
+        ...
+
+    def is_absent(self, status: int, body: bytes) -> bool:
+        """Whether an answer says that the tile just does not exist (and need not be asked for again)."""
+        ...
+
+    def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
+        """The error for an answer that every other tile would get as well, saying what to do about it."""
+        ...
+
+
+def body_message(body: bytes) -> str:
+    """What an error answer says, as one short line: the JSON ``message`` or ``error``, else its text without tags."""
+    text = body[:4096].decode("utf-8", "replace")
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict):
+        text = next((value for key in ("message", "error") if isinstance(value := parsed.get(key), str)), text)
+    return _UNSAFE.sub(" ", _TAG.sub(" ", text)).strip()[:_MESSAGE_LENGTH].strip()
+
+
+def says(body: bytes, text: str) -> bool:
+    """Whether ``text`` stands in the answer, in whatever case."""
+    return text.lower() in body.decode("utf-8", "replace").lower()
+
+
+def hide(text: str, secret: str) -> str:
+    """``text`` without ``secret`` (as it is and as URLs write it) and without anything else that looks like a token."""
+    if secret:
+        text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
+    return redact(text)
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of ``url``: what a message may always show."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def refusal(status: int, body: bytes, url: str, secret: str, advice: str) -> TilewrightError:
+    """CredentialError for 401 and 403, else SourceError: what was asked, what the answer was, and what to do."""
+    message = hide(body_message(body), secret)
+    answer = f"HTTP {status}" + (f" ({message})" if message else "")
+    kind = CredentialError if status in (401, 403) else SourceError
+    return kind(f"{hide(url, secret)} answered {answer}; {advice}")

@@ -1,0 +1,124 @@
+"""Any slippy map, or a WMTS in its key-value form, told by a URL template."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote, urlsplit
+
+from tasks.errors import CredentialError, RecipeError, TilewrightError
+from tasks.geo.tiles import Tile, quadkey
+from tasks.imagery.slippy.protocol import USER_AGENT, TileRequest, refusal, says
+from tasks.recipe.load import Recipe, XyzImagery
+from tasks.secrets import redact
+
+_PLACEHOLDER = re.compile(r"\{(z|x|y|-y|q|s|token)\}")
+_URL_SAFE = "%/:?#[]@!$&'()*+,;=~{}"  # what a template's author has written on purpose
+
+
+def expand(template: str, tile: Tile, subdomains: Sequence[str] = (), token: str = "") -> str:
+    """``template`` with its placeholders filled in for ``tile``.
+
+    ``{-y}`` counts rows from the south (TMS), ``{q}`` is the quadkey, ``{s}`` is one of ``subdomains``,
+    always the same one for a tile so that caches on the way keep working.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        match match[1]:
+            case "z":
+                return str(tile.z)
+            case "x":
+                return str(tile.x)
+            case "y":
+                return str(tile.y)
+            case "-y":
+                return str((1 << tile.z) - 1 - tile.y)
+            case "q":
+                return quadkey(tile)
+            case "s":
+                return subdomains[(tile.x + tile.y) % len(subdomains)]
+            case _:
+                return token
+
+    return _PLACEHOLDER.sub(value, template)
+
+
+class XyzSource:
+    """A :class:`tasks.imagery.slippy.protocol.TileSource` for ``imagery: {source: xyz}``."""
+
+    name = "xyz"
+    max_zoom: int | None = None
+    billed = False
+
+    def __init__(self, imagery: XyzImagery, tile_pixels: int) -> None:
+        """Raises CredentialError when the token's variable is not set, RecipeError for a URL that cannot be asked."""
+        self.tile_pixels = tile_pixels
+        self._template = quote(imagery.url, safe=_URL_SAFE)
+        self._subdomains = tuple(imagery.subdomains)
+        self._absent = imagery.absent
+        self._token_env = imagery.token_env
+        self._token = ""
+        if imagery.token_env:
+            self._token = os.environ.get(imagery.token_env, "").strip()
+            if not self._token:
+                raise CredentialError(
+                    f"imagery.token_env: the environment variable {imagery.token_env} is not set; "
+                    f"set it to the token for {redact(imagery.url)}"
+                )
+        self._headers = _headers(imagery.headers, self._token, bool(imagery.token_env))
+        try:
+            parts = urlsplit(expand(self._template, Tile(0, 0, 0), self._subdomains))
+            usable = bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a port that is no number, a broken IPv6 address
+            usable = False
+        if not usable:
+            raise RecipeError(
+                f"imagery.url: {redact(imagery.url)} has no valid host and port; expected http(s)://host[:port]/"
+            )
+
+    def request(self, tile: Tile) -> TileRequest:
+        """The request for ``tile``."""
+        url = expand(self._template, tile, self._subdomains, quote(self._token, safe=""))
+        return TileRequest(url, self._headers, self._token)
+
+    def is_absent(self, status: int, body: bytes) -> bool:
+        """A 404 that says what the recipe's ``absent`` says, or a 204, which is HTTP for "there is nothing here"."""
+        return status == 204 or (status == 404 and says(body, self._absent))
+
+    def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
+        """What to change in the recipe or the environment."""
+        if status in (401, 403):
+            advice = (
+                f"check the token in {self._token_env}"
+                if self._token_env
+                else "give its credentials in imagery.headers, or {token} in imagery.url with imagery.token_env"
+            )
+        elif status == 404:
+            advice = (
+                "check imagery.url; if this is how the source says that a single tile does not exist, "
+                "set imagery.absent to a part of that message"
+            )
+        else:
+            advice = "the source would refuse every tile so; check imagery.url and grid.zoom"
+        return refusal(status, body, url, self._token, advice)
+
+
+def _headers(given: Mapping[str, str], token: str, has_token: bool) -> dict[str, str]:
+    """The headers to send: ours, then the recipe's with ``{token}`` filled in."""
+    headers = {} if any(name.lower() == "user-agent" for name in given) else {"User-Agent": USER_AGENT}
+    for name, value in given.items():
+        if "{token}" in value and not has_token:
+            raise RecipeError(
+                f"imagery.headers.{name} has {{token}}: give token_env, the environment variable that holds it"
+            )
+        filled = value.replace("{token}", token)
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e]*", filled):
+            raise RecipeError(f"imagery.headers.{name}: expected one line of printable ASCII characters")
+        headers[name] = filled
+    return headers
+
+
+def xyz_source(recipe: Recipe) -> XyzSource:
+    """The source of a recipe whose imagery is ``xyz``."""
+    if not isinstance(recipe.imagery, XyzImagery):
+        raise RecipeError(f"imagery.source: expected xyz, got {recipe.imagery.source}")
+    return XyzSource(recipe.imagery, recipe.grid.tile_size)

@@ -1,0 +1,240 @@
+"""Items as the source uses them: checked, with the assets that the recipe names, and found again by place."""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+import numpy as np
+import shapely
+import shapely.affinity
+import shapely.geometry
+from numpy.typing import NDArray
+
+from tasks.errors import SourceError
+from tasks.imagery.clouds import LAYERS
+from tasks.imagery.stac.search import moment
+from tasks.recipe.windows import StacImagery, WindowRecipe
+from tasks.secrets import redact
+
+_LOG = logging.getLogger(__name__)
+_MOST_KEYS = 60  # in a message
+_LEAST_COVER = 1e-4  # share of a window that an item must cover to count
+
+
+@dataclass(frozen=True)
+class AssetRef:
+    """One band of one asset of an item."""
+
+    item: str
+    key: str  # as the recipe says it
+    href: str  # an http(s) or s3 URL, or an absolute path; never signed
+    band: int  # from 1
+    one_of_many: bool  # the recipe says which band of the file
+    fields: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.item}, asset {self.key}"
+
+
+@dataclass(frozen=True)
+class StacItem:
+    """What was seen at one time over one footprint."""
+
+    id: str  # of letters, digits and ._-
+    footprint: Any  # polygons in degrees
+    acquired_at: int | None  # Unix seconds
+    cloud_cover: float  # percent; infinite where nobody says
+    properties: Mapping[str, Any]
+    bands: tuple[AssetRef, ...]  # in the recipe's order
+    layers: Mapping[str, AssetRef]  # of SCL, CLD and cloudmask, those that it has
+
+
+class ItemIndex:
+    """Items, and which of them cover a place."""
+
+    def __init__(self, items: Sequence[StacItem]) -> None:
+        self.items = sorted(items, key=lambda item: (item.cloud_cover, item.acquired_at or 0, item.id))
+        shapes = [item.footprint for item in self.items]
+        # Longitudes of a footprint or a window may go on beyond 180: look at all three turns of the globe.
+        turned = [shapely.affinity.translate(shape, xoff=turn) for turn in (0, -360, 360) for shape in shapes]
+        self._tree = shapely.STRtree(turned)
+
+    def over(self, footprint: Any) -> list[StacItem]:
+        """The items that cover some of a window's ``footprint`` (degrees), least cloudy first, then oldest first."""
+        near = self._tree.query(footprint, predicate="intersects")
+        cover = shapely.area(shapely.intersection(self._tree.geometries[near], footprint))
+        enough = near[cover > _LEAST_COVER * footprint.area]
+        return [self.items[i] for i in np.unique(enough % max(1, len(self.items)))]
+
+
+def read_items(
+    found: Iterable[Mapping[str, Any]], recipe: WindowRecipe, remote: bool
+) -> tuple[list[StacItem], Counter[str]]:
+    """Items that have what the recipe needs, and how many were left out, by what they lack.
+
+    Needed are an id, a geometry, every band of ``imagery.bands`` and, where ``clouds.mask`` names a layer, that layer.
+    A band is an asset's key, or ``key.N`` for the N-th band of a file that holds several. ``remote``: the catalogue
+    came over the network.
+    Raises SourceError when no item has a band or layer (the message lists the keys there are), and for an href that
+    must not be followed.
+    """
+    imagery = recipe.imagery
+    if not isinstance(imagery, StacImagery):
+        raise TypeError("only STAC imagery has items")
+    every = list(found)
+    needed = LAYERS.get(recipe.clouds.mask)
+    present = [item for item in every if isinstance(item.get("assets"), Mapping)]
+    keys = sorted({key for item in present for key in item["assets"]})
+    _check_keys(imagery, present, keys, needed)
+    items: list[StacItem] = []
+    lacking: Counter[str] = Counter()
+    taken: Counter[str] = Counter()
+    for item in every:
+        lack = _lack(item, imagery, needed)
+        if lack:
+            lacking[lack] += 1
+            continue
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", str(item["id"]))
+        taken[name] += 1
+        items.append(_read(item, name if taken[name] == 1 else f"{name}-{taken[name]}", imagery, remote))
+    for lack, count in sorted(lacking.items()):
+        _LOG.warning("%d of %d items of %s were left out: %s", count, len(every), imagery.collection, lack)
+    if not items:
+        reasons = "; ".join(f"{count} {lack}" for lack, count in sorted(lacking.items()))
+        raise SourceError(
+            f"{imagery.collection}: none of {len(every)} items can be used: {reasons}; check imagery.bands"
+        )
+    return items, lacking
+
+
+def locate(href: str, base: str, remote: bool, name: str) -> str:
+    """``href`` of an asset as an http(s) or s3 URL or an absolute path; ``base`` is the item's own URL or path.
+
+    A catalogue from the network can not name files of this machine, and none can name GDAL's virtual file systems.
+    Raises SourceError.
+    """
+    scheme = urlsplit(href).scheme.lower()
+    if not href.lstrip().startswith("/vsi"):
+        if scheme in ("http", "https", "s3"):
+            return href
+        if remote and not scheme and not href.startswith(("/", "\\")):
+            joined = urljoin(base, href)
+            if joined.startswith(("http://", "https://")):
+                return joined
+        if not remote and scheme in ("", "file"):
+            path = unquote(urlsplit(href).path) if scheme else href
+            found = str((Path(base).parent / path).resolve())
+            if not found.startswith("/vsi"):
+                return found
+    raise SourceError(
+        f"{name}: its href {redact(href)[:200]} is not read; expected http(s) or s3"
+        + (" from a catalogue on the network" if remote else ", or a file beside the catalogue")
+    )
+
+
+def _check_keys(imagery: StacImagery, items: list[Any], keys: list[str], needed: str | None) -> None:
+    """Raise SourceError for a band or layer that no item has."""
+    shown = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
+    for band in imagery.bands:
+        if not any(_find(item["assets"], band) for item in items):
+            raise SourceError(
+                f"imagery.bands: no item of {imagery.collection} has an asset {band!r}; there are {shown}"
+            )
+    for layer in {*imagery.layers, *((needed,) if needed else ())}:
+        if not any(_layer(item["assets"], imagery, layer) for item in items):
+            key = imagery.layers.get(layer, layer)
+            raise SourceError(
+                f"imagery.layers: no item of {imagery.collection} has an asset {key!r} for {layer}; there are {shown}; "
+                f"name it, as in layers: {{{layer}: {layer.lower()}}}, or change clouds.mask"
+            )
+
+
+def _lack(item: Mapping[str, Any], imagery: StacImagery, needed: str | None) -> str:
+    """Why an item can not be used; empty when it can."""
+    assets = item.get("assets")
+    if not item.get("id") or not isinstance(assets, Mapping):
+        return "without id or assets"
+    for band in imagery.bands:
+        if not _find(assets, band):
+            return f"without asset {band}"
+    if needed and not _layer(assets, imagery, needed):
+        return f"without asset {imagery.layers.get(needed, needed)}"
+    return "" if _footprint(item.get("geometry")) is not None else "without a polygon as geometry"
+
+
+def _read(item: Mapping[str, Any], name: str, imagery: StacImagery, remote: bool) -> StacItem:
+    properties = item.get("properties") or {}
+    base, assets = str(item["self"]), item["assets"]
+
+    def ref(found: tuple[str, int, bool]) -> AssetRef:
+        key, band, chosen = found
+        fields = assets[key]
+        href = locate(str(fields.get("href", "")), base, remote, f"{name}, asset {key}")
+        return AssetRef(name, f"{key}.{band}" if chosen else key, href, band, chosen, fields)
+
+    layers = {layer: _layer(assets, imagery, layer) for layer in LAYERS.values()}
+    return StacItem(
+        name,
+        _footprint(item["geometry"]),
+        _seconds(properties.get("datetime") or properties.get("start_datetime")),
+        _percent(properties.get("eo:cloud_cover")),
+        properties,
+        tuple(ref(found) for band in imagery.bands if (found := _find(assets, band))),
+        {layer: ref(found) for layer, found in layers.items() if found},
+    )
+
+
+def _find(assets: Mapping[str, Any], band: str) -> tuple[str, int, bool] | None:
+    """Key, number of the band in its file, and whether the recipe chose that number."""
+    if isinstance(assets.get(band), Mapping):
+        return band, 1, False
+    key, _, number = band.rpartition(".")
+    if number.isascii() and number.isdigit() and int(number) > 0 and isinstance(assets.get(key), Mapping):
+        return key, int(number), True
+    return None
+
+
+def _layer(assets: Mapping[str, Any], imagery: StacImagery, layer: str) -> tuple[str, int, bool] | None:
+    if layer in imagery.layers:
+        return _find(assets, imagery.layers[layer])
+    return _find(assets, layer) or _find(assets, layer.lower())
+
+
+def _footprint(geometry: Any) -> Any:
+    """The polygons of a GeoJSON geometry, not cut at the antimeridian; None without any."""
+    try:
+        shape = shapely.make_valid(shapely.geometry.shape(geometry))
+    except (TypeError, ValueError, KeyError, AttributeError, shapely.errors.GEOSException):
+        return None
+    parts: NDArray[np.object_] = shapely.get_parts(shape)
+    polygons = [part for part in parts if part.geom_type == "Polygon" and part.area > 0]
+    if not polygons:
+        return None
+    union = shapely.union_all(polygons)
+    west, _, east, _ = union.bounds
+    if east - west <= 180:
+        return union
+    # Over the antimeridian, cut there or drawn around the globe: carry the western longitudes on beyond 180.
+    return shapely.make_valid(shapely.union_all([shapely.transform(part, _carried_on) for part in polygons]))
+
+
+def _carried_on(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.column_stack((np.where(lonlat[:, 0] < 0, lonlat[:, 0] + 360, lonlat[:, 0]), lonlat[:, 1]))
+
+
+def _seconds(text: Any) -> int | None:
+    try:
+        return int(moment(text).timestamp())
+    except (TypeError, ValueError):
+        return None
+
+
+def _percent(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("inf")

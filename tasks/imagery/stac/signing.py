@@ -1,0 +1,118 @@
+"""Tokens for assets in the Planetary Computer's Azure storage: asked for late, one for each container, kept in memory.
+
+Nothing here writes or logs a token, and a signed URL lives only as long as the read that it is for.
+"""
+
+import os
+import threading
+import time
+from datetime import UTC, datetime
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+
+from tasks.errors import CredentialError, SourceError
+from tasks.secrets import redact
+from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+
+DEFAULT_SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
+BLOB_HOSTS = (".blob.core.windows.net",)  # hosts whose URLs are signed, by their ends
+_OPEN_ACCOUNTS = ("ai4edatasetspublicassets",)  # thumbnails; the token service knows nothing of it
+_MARGIN = 120.0  # seconds of life that a token must have left to be used
+
+
+class _Token(NamedTuple):
+    query: str
+    until: float  # Unix seconds
+
+
+class Signer:
+    """Signs URLs; safe for threads.
+
+    ``PC_SDK_SAS_URL`` overrides where tokens come from and ``PC_SDK_SUBSCRIPTION_KEY`` is sent along when it is set,
+    as in Microsoft's own package.
+    """
+
+    def __init__(self, patience: Patience, timeout: float) -> None:
+        self._patience, self._timeout = patience, timeout
+        self._tokens: dict[str, _Token] = {}
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self.requests = 0
+
+    def signed(self, url: str) -> tuple[str, str]:
+        """``url`` with the token of its container, and the token; the URL as it is, and ``""``, where none is needed.
+
+        Raises CredentialError when the service refuses, SourceError when it does not answer.
+        """
+        container = _container(url)
+        if container is None:
+            return url, ""
+        with self._guard:
+            lock = self._locks.setdefault(container, threading.Lock())
+        with lock:  # one request for all threads that wait for the same container
+            token = self._tokens.get(container)
+            if token is None or token.until - time.time() < _MARGIN:
+                token = self._tokens[container] = self._ask(container)
+        return f"{url}{'&' if urlsplit(url).query else '?'}{token.query}", token.query
+
+    def refused(self, url: str, query: str) -> None:
+        """A read with the token ``query`` was refused: the next one takes a new token."""
+        container = _container(url)
+        with self._guard:
+            held = self._tokens.get(container or "")
+            if container and held is not None and held.query == query:  # else another thread was faster
+                del self._tokens[container]
+
+    def _ask(self, container: str) -> _Token:
+        base = os.environ.get("PC_SDK_SAS_URL") or DEFAULT_SAS_URL
+        key = os.environ.get("PC_SDK_SUBSCRIPTION_KEY")
+        headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
+        url = f"{base.rstrip('/')}/{container}"
+        shown = redact(url)
+
+        def once() -> _Token:
+            with self._guard:
+                self.requests += 1
+            try:
+                # A redirect would take the key along.
+                answer = requests.get(url, headers=headers, timeout=self._timeout, allow_redirects=False)
+            except requests.RequestException as error:
+                raise TransientError(f"{shown}: no answer ({type(error).__name__})") from None
+            if answer.status_code in TRANSIENT_STATUS:
+                pause = retry_after(answer.headers.get("Retry-After"))
+                raise TransientError(f"{shown}: the token service answered {answer.status_code}", pause)
+            if answer.status_code in (401, 403):
+                raise CredentialError(
+                    f"{shown}: the token service refused ({answer.status_code}); "
+                    "check PC_SDK_SUBSCRIPTION_KEY, or unset it"
+                )
+            if answer.status_code != 200:
+                raise SourceError(f"{shown}: the token service answered {answer.status_code}; check PC_SDK_SAS_URL")
+            try:
+                body = answer.json()
+                token = str(body["token"]).lstrip("?")
+                until = datetime.fromisoformat(str(body["msft:expiry"]))
+            except (ValueError, KeyError, TypeError):
+                raise SourceError(f"{shown}: expected JSON with token and msft:expiry; check PC_SDK_SAS_URL") from None
+            return _Token(token, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp())
+
+        try:
+            token = persist(once, self._patience)
+        except TransientError as error:
+            raise SourceError(f"{error}; start again later to go on") from None
+        if token.until - time.time() < _MARGIN:
+            # Tokens that are expired when they come have been seen: use it once rather than ask for ever.
+            token = token._replace(until=time.time() + _MARGIN + 1)
+        return token
+
+
+def _container(url: str) -> str | None:
+    """``account/container`` of a URL that needs a token."""
+    parts = urlsplit(url)
+    host, path = parts.hostname or "", parts.path.strip("/").split("/")
+    account = host.partition(".")[0]
+    if not host.endswith(BLOB_HOSTS) or account in _OPEN_ACCOUNTS or len(path) < 2:
+        return None
+    return None if "sig=" in parts.query else f"{account}/{path[0]}"

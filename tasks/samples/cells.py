@@ -1,0 +1,206 @@
+"""From the cells of a STAC recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import shapely
+import shapely.affinity
+import shapely.geometry
+
+from tasks.errors import AreaError
+from tasks.geo.georeference import Georeference, tile_georeference
+from tasks.geo.tiles import Tile, quadkey
+from tasks.geo.utm import UtmCell, cells_over, to_degrees, to_metres, utm_epsg
+from tasks.recipe.parts import Area
+from tasks.recipe.windows import PolygonCells, StacImagery, TileCells, UtmCells, WindowRecipe
+from tasks.samples.area import MAX_GEOJSON_BYTES, area_shape, clip_to_map, tiles_of
+from tasks.samples.window import Window
+
+SAMPLED_FROM = 400_000  # so many cells may be enumerated to draw a sample of them
+_USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_GOLDEN = 0.6180339887498949
+
+
+def cells(recipe: WindowRecipe, work: Path) -> list[Window]:
+    """The windows that ``imagery.cells`` lays over the area, sorted so that neighbours stand together.
+
+    A tile is named z/x/y, a UTM cell by its zone's EPSG code and the easting and northing in metres of its upper left
+    corner (``32633/499200-5099520``), the cell of a polygon by its feature's id, or by its number when not every
+    feature has an id of its own. Cells of one block of ``splits.block`` x ``splits.block`` share a group, as do cells
+    of polygons that overlap. ``work`` holds the polygon of a place once it was looked up.
+    Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``.
+    """
+    imagery = recipe.imagery
+    if not isinstance(imagery, StacImagery):
+        raise TypeError("only STAC imagery has cells")
+    made, cap, block = imagery.cells, recipe.limits.max_tiles, recipe.splits.block
+    if isinstance(made, PolygonCells):
+        return polygon_windows(recipe.resolve(made.path), made, block, cap)
+    if recipe.area is None:
+        raise TypeError("a recipe without an area has no such cells")
+    if isinstance(made, TileCells):
+        tiles = tiles_of(recipe.area, made.zoom, cap, recipe.resolve, work, "imagery.cells.zoom")
+        return tile_windows(tiles, made.size, block)
+    if recipe.area.tiles is not None:
+        raise AreaError("area.tiles goes with imagery.cells of kind tiles; give area.bbox, place or geojson for utm")
+    shape = clip_to_map(area_shape(recipe.area, recipe.resolve, work))
+    if shape.is_empty:
+        raise AreaError("the area is empty: it has no surface; check area")
+    return utm_windows(shape, recipe.area, made, block, cap)
+
+
+def tile_windows(tiles: list[Tile], size: int, block: int) -> list[Window]:
+    """A window of ``size`` x ``size`` pixels in EPSG:3857 for each tile."""
+    found = []
+    for tile in sorted(tiles, key=quadkey):
+        group = f"{tile.z}/{tile.x // block}-{tile.y // block}"
+        found.append(Window(tile.name, tile.name, group, 0, 0, size, size, tile_georeference(tile, size)))
+    return found
+
+
+def utm_windows(shape: Any, area: Area, made: UtmCells, block: int, cap: int) -> list[Window]:
+    """Windows for the UTM cells over ``shape`` (EPSG:4326), or for ``area.sample`` of them spread evenly."""
+    side = made.size * made.resolution
+    if area.sample is None:
+        advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
+        chosen = cells_over(shape, side, cap, f"the area holds about {{count}} cells, {advice}")
+    else:
+        if area.sample > cap:
+            raise AreaError(
+                f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other"
+            )
+        most = max(SAMPLED_FROM, 16 * area.sample)
+        advice = f"a sample is drawn from at most {most:,}; take a smaller area or larger cells"
+        chosen = _spread(
+            cells_over(shape, side, most, f"the area holds about {{count}} cells, {advice}"), area.sample, area.seed
+        )
+    if not chosen:
+        raise AreaError("the area is empty: no cell lies in it; check area in the recipe")
+    return [_utm_window(cell, side, made, block) for cell in chosen]
+
+
+def _utm_window(cell: UtmCell, side: float, made: UtmCells, block: int) -> Window:
+    west, north = cell.column * side, (cell.row + 1) * side
+    name = f"{cell.epsg}/{_metres(west)}-{_metres(north)}"
+    place = Georeference(f"EPSG:{cell.epsg}", (made.resolution, 0.0, west, 0.0, -made.resolution, north))
+    group = f"{cell.epsg}/{cell.column // block}-{cell.row // block}"
+    return Window(name, name, group, 0, 0, made.size, made.size, place)
+
+
+def _metres(value: float) -> str:
+    """Metres, to the millimetre where they are no whole number."""
+    return f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def _spread(found: list[UtmCell], count: int, seed: int) -> list[UtmCell]:
+    """``count`` of the cells at equal steps along their order."""
+    if count > len(found):
+        raise AreaError(f"area.sample asks for {count:,} cells, the area holds {len(found):,}; lower area.sample")
+    step, offset = len(found) / count, (seed * _GOLDEN) % 1.0
+    return [found[int((i + offset) * step)] for i in range(count)]
+
+
+def polygon_windows(path: Path, made: PolygonCells, block: int, cap: int) -> list[Window]:
+    """One window for each polygon of a GeoJSON file (RFC 7946), centred on its bounds.
+
+    Its grid lies in the UTM zone of the polygon's centre, on multiples of the resolution.
+    """
+    features = _features(path, cap)
+    names = _names(path, [feature.get("id") for feature, _ in features])
+    placed: list[tuple[int, int, int]] = []  # zone, first column and last row in pixels of the resolution
+    for number, (_, shape) in enumerate(features):
+        west, south, east, north = shape.bounds
+        try:
+            epsg = utm_epsg((west + east) / 2, (south + north) / 2)
+        except AreaError as error:
+            raise AreaError(f"{path}: polygon {number}: {error}") from None
+        metres = shapely.transform(shape, to_metres(epsg))
+        left, low, right, high = metres.bounds
+        half = made.size / 2
+        column = round((left + right) / 2 / made.resolution - half)
+        row = round((low + high) / 2 / made.resolution + half)
+        placed.append((epsg, column, row))
+    groups = _groups(placed, made.size, made.resolution, block)
+    step = made.resolution
+    windows = [
+        Window(
+            name,
+            name,
+            group,
+            0,
+            0,
+            made.size,
+            made.size,
+            Georeference(f"EPSG:{epsg}", (step, 0.0, column * step, 0.0, -step, row * step)),
+        )
+        for name, group, (epsg, column, row) in zip(names, groups, placed, strict=True)
+    ]
+    order = sorted(range(len(windows)), key=lambda i: (placed[i][0], windows[i].group, placed[i][1:], names[i]))
+    return [windows[i] for i in order]
+
+
+def _groups(placed: list[tuple[int, int, int]], size: int, resolution: float, block: int) -> list[str]:
+    """The block of each square; squares that overlap get the block of the first of them."""
+    named = [f"{epsg}/{column // (size * block)}-{row // (size * block)}" for epsg, column, row in placed]
+    leader = {name: name for name in named}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = name = leader[leader[name]]
+        return name
+
+    squares = []
+    for epsg, column, row in placed:
+        # A hair smaller: squares that only touch share no pixel.
+        square = shapely.box(column + 0.25, row - size + 0.25, column + size - 0.25, row - 0.25)
+        squares.append(shapely.transform(square, lambda pixels, zone=epsg: to_degrees(zone)(pixels * resolution)))
+    for a, b in shapely.STRtree(squares).query(squares, predicate="intersects").T:
+        one, other = find(named[int(a)]), find(named[int(b)])
+        leader[max(one, other)] = min(one, other)
+    return [find(name) for name in named]
+
+
+def _features(path: Path, cap: int) -> list[tuple[dict[str, Any], Any]]:
+    """The features of a GeoJSON file with their polygons; longitudes may go on beyond 180."""
+    try:
+        if path.stat().st_size > MAX_GEOJSON_BYTES:
+            raise AreaError(f"{path}: larger than {MAX_GEOJSON_BYTES >> 20} MiB; split the file")
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise AreaError(f"{path}: cannot be read ({error.strerror}); give imagery.cells.path a GeoJSON file") from None
+    except ValueError as error:
+        raise AreaError(f"{path}: is not valid GeoJSON ({error}); expected polygons in EPSG:4326") from None
+    found = document.get("features") if isinstance(document, dict) else None
+    if not isinstance(found, list) or not found:
+        raise AreaError(f"{path}: expected a FeatureCollection with at least one polygon")
+    if len(found) > cap:
+        raise AreaError(f"{path}: holds {len(found):,} polygons, over limits.max_tiles {cap:,}; raise it or take fewer")
+    return [(feature, _polygon(path, number, feature)) for number, feature in enumerate(found)]
+
+
+def _polygon(path: Path, number: int, feature: Any) -> Any:
+    try:
+        shape = shapely.geometry.shape(feature["geometry"])
+    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException):
+        shape = None
+    if shape is None or shape.geom_type not in ("Polygon", "MultiPolygon") or shape.is_empty:
+        raise AreaError(f"{path}: feature {number} is no polygon; expected Polygon or MultiPolygon in EPSG:4326")
+    west, south, east, north = shape.bounds
+    if not (west >= -540 and east <= 540 and south >= -90 and north <= 90):
+        raise AreaError(f"{path}: feature {number}: coordinates are not degrees ({shape.bounds}); expected EPSG:4326")
+    if east - west > 180:  # cut at the antimeridian, as RFC 7946 has it
+        parts = [shapely.affinity.translate(p, 360.0 * (p.bounds[2] <= 0)) for p in shapely.get_parts(shape)]
+        shape = shapely.union_all(parts)
+    return shape
+
+
+def _names(path: Path, ids: list[Any]) -> list[str]:
+    given = [str(value) if isinstance(value, str | int) else "" for value in ids]
+    if not all(_USABLE_ID.fullmatch(name) for name in given):
+        return [str(number) for number in range(len(ids))]
+    if len(set(given)) != len(given):
+        again = next(name for name in given if given.count(name) > 1)
+        raise AreaError(f"{path}: the feature id {again!r} stands twice; every polygon needs an id of its own, or none")
+    return given

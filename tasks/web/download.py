@@ -1,0 +1,244 @@
+"""A large file over HTTP: streamed, resumed where it broke off, checked, and asked for again only if it changed.
+
+Follows RFC 9110: Range with If-Range (14.2, 13.1.5), If-None-Match and If-Modified-Since (13.1.2, 13.1.3).
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import requests
+
+from tasks.errors import DiskError, LabelError, TilewrightError
+from tasks.secrets import redact
+from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+
+DOWNLOAD_PATIENCE = Patience(attempts=6, total_seconds=6 * 3600)
+_CHUNK = 1 << 14  # bytes; a connection that breaks loses the chunk it breaks in
+_CONNECT_SECONDS = 15.0
+_PLAIN = {"Accept-Encoding": "identity"}  # lengths and ranges are of the file, not of a compressed form of it
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a download asks, and in whose words it fails."""
+
+    error: type[TilewrightError] = LabelError
+    advice: str = "correct the URL in labels"
+    name: str = ""  # of the file; default: the end of the URL
+    silence: float = 60.0  # seconds without a byte, after which the connection counts as lost
+    # Where the file lies just now, and headers for that place: asked before every attempt, so that a URL that was
+    # signed for a time may run out. Raises TransientError, or what is to end the download.
+    locate: Callable[[], tuple[str, Mapping[str, str]]] | None = None
+
+
+def download(
+    url: str,
+    folder: Path,
+    checksum: str | None = None,
+    patience: Patience = DOWNLOAD_PATIENCE,
+    manner: Manner = Manner(),
+) -> tuple[Path, int]:
+    """The file behind ``url``, somewhere in ``folder``, and how many requests that took.
+
+    A complete copy is kept when the server answers 304. ``checksum`` is ``md5:<hex>``, ``sha256:<hex>`` or the URL of
+    a file that holds such a digest. An attempt that gained bytes does not count against ``patience``. Where the server
+    gives a Content-MD5, the file has that digest. Raises ``manner.error`` (LabelError) naming ``url`` without its
+    token, DiskError when the disk refuses.
+    """
+    job = _Download(url, folder, patience, manner)
+    try:
+        job.path.parent.mkdir(parents=True, exist_ok=True)
+        expected = persist(lambda: job.expected_digest(checksum), patience) if checksum else ""
+        persist(job.fetch, patience)
+        if expected:
+            job.verify(expected)
+    except TransientError as error:
+        raise manner.error(f"{error}; gave up after {job.requests} requests, start again to go on") from error
+    except OSError as error:
+        raise DiskError(f"{job.path}: cannot write the download ({error.strerror or error}); free some disk") from error
+    return job.path, job.requests
+
+
+class _Download:
+    """One file and its unfinished part, each with a note of the validators that the server gave for it."""
+
+    def __init__(self, url: str, folder: Path, patience: Patience, manner: Manner) -> None:
+        name = manner.name or PurePosixPath(unquote(urlsplit(url).path)).name
+        name = re.sub(r"[^\w.-]", "_", name) or "file"
+        # Two URLs may end in one name. A hash keeps them apart and lets no token into a file name.
+        self.path = folder / hashlib.sha256(url.encode()).hexdigest()[:12] / name
+        self.part = self.path.with_name(f"{name}.part")
+        self.url = url
+        self.shown = redact(url)
+        self.manner = manner
+        self.requests = 0
+        self._furthest = 0
+        self._deadline = time.monotonic() + patience.total_seconds
+
+    def fetch(self) -> None:
+        """Bring ``path`` up to date in one request. Raises TransientError when another may do better."""
+        part_note, note = _read_note(self.part), _read_note(self.path)
+        size = self.part.stat().st_size if self.part.is_file() else 0
+        if size and size == part_note.get("length"):
+            return self._finish(part_note)
+        headers: dict[str, str] = {}
+        if self.path.is_file() and note.get("etag"):
+            headers["If-None-Match"] = str(note["etag"])
+        elif self.path.is_file() and note.get("modified"):
+            headers["If-Modified-Since"] = str(note["modified"])
+        if size and part_note.get("resume"):
+            headers |= {"Range": f"bytes={size}-", "If-Range": str(part_note["resume"])}
+        where, more = self.manner.locate() if self.manner.locate else (self.url, {})
+        with self._get(where, headers | dict(more), self.shown) as answer:
+            if answer.status_code == 304 and self.path.is_file():
+                return None
+            if answer.status_code == 206 and _continues(answer, size, part_note):
+                self._store(answer, "ab", note := part_note)
+            elif answer.status_code == 200:
+                _write_note(self.part, note := _note_of(answer))
+                self._store(answer, "wb", note)
+            else:
+                self.part.unlink(missing_ok=True)
+                raise TransientError(
+                    f"{self.shown}: the server answered {answer.status_code} to a request for the rest"
+                )
+        return self._finish(note)
+
+    def expected_digest(self, checksum: str) -> str:
+        """``md5:<hex>`` or ``sha256:<hex>``, read from a URL when ``checksum`` is one."""
+        if not checksum.startswith(("http://", "https://")):
+            return checksum
+        with self._get(checksum, {}, redact(checksum)) as answer:
+            try:
+                text = next(answer.iter_content(4096), b"").decode("ascii", "replace")
+            except requests.RequestException as error:
+                raise TransientError(f"{redact(checksum)}: {type(error).__name__}") from error
+        found = re.search(r"\b([0-9a-fA-F]{64}|[0-9a-fA-F]{32})\b", text)
+        if not found:
+            raise LabelError(f"{redact(checksum)}: holds no MD5 or SHA-256 digest; correct labels.checksum")
+        return f"{'md5' if len(found[1]) == 32 else 'sha256'}:{found[1].lower()}"
+
+    def verify(self, expected: str) -> None:
+        """Compare the digest, and remove the file where it differs. Raises LabelError."""
+        kind, _, digest = expected.partition(":")
+        with self.path.open("rb") as file:
+            actual = hashlib.file_digest(file, kind).hexdigest()
+        if actual != digest:
+            self.path.unlink()
+            raise LabelError(
+                f"{self.shown}: the download has {kind} {actual}, expected {digest}; it was removed, start again"
+                " or correct labels.checksum"
+            )
+
+    def _get(self, url: str, headers: dict[str, str], shown: str) -> requests.Response:
+        """A streamed answer of status 200, 206, 304 or 416. Raises TransientError or the manner's error otherwise."""
+        self.requests += 1
+        timeout = (_CONNECT_SECONDS, self.manner.silence)
+        auth = no_login if self.manner.locate else None
+        try:
+            answer = requests.get(url, headers=_PLAIN | headers, stream=True, timeout=timeout, auth=auth)
+        except (requests.ConnectionError, requests.Timeout) as error:
+            failure: Exception = TransientError(f"{shown}: no connection ({type(error).__name__})")
+        except requests.RequestException as error:
+            failure = self.manner.error(f"{shown}: {redact(str(error))}; {self.manner.advice}")
+        else:
+            if answer.status_code in (200, 206, 304, 416):
+                return answer
+            answer.close()
+            message = f"{shown}: the server answered {answer.status_code} {answer.reason}"
+            expired = self.manner.locate is not None and answer.status_code in (401, 403)
+            if expired or answer.status_code in TRANSIENT_STATUS:
+                failure = TransientError(message, retry_after(answer.headers.get("Retry-After")))
+            else:
+                failure = self.manner.error(f"{message}; {self.manner.advice}")
+        raise failure  # here, so that the library's exception, which has the whole URL in it, is not its context
+
+    def _store(self, answer: requests.Response, mode: str, note: dict[str, str | int]) -> None:
+        reason = "the connection ended early"
+        with self.part.open(mode) as file:
+            try:
+                for chunk in answer.iter_content(_CHUNK):
+                    file.write(chunk)
+                    if time.monotonic() > self._deadline:
+                        raise self.manner.error(f"{self.shown}: the download takes too long; start again to go on")
+            except requests.RequestException as error:
+                reason = f"the connection broke ({type(error).__name__})"
+            size = file.tell()
+            # Without a length a broken connection is the only sign of a short body.
+            if size == note.get("length") or ("length" not in note and reason == "the connection ended early"):
+                return
+        progress, self._furthest = size > self._furthest, max(size, self._furthest)
+        raise TransientError(f"{self.shown}: {reason} at byte {size} of {note.get('length', '?')}", progress=progress)
+
+    def _finish(self, note: Mapping[str, str | int]) -> None:
+        if expected := note.get("md5"):
+            with self.part.open("rb") as file:
+                actual = hashlib.file_digest(file, "md5").hexdigest()
+            if actual != expected:
+                self.part.unlink()
+                raise TransientError(f"{self.shown}: the download has md5 {actual}, the server said {expected}")
+        # The note last: an old note with a new file costs a download, a new note with an old file would keep it.
+        self.part.replace(self.path)
+        if _note_path(self.part).is_file():
+            _note_path(self.part).replace(_note_path(self.path))
+
+
+def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """As ``auth`` it keeps requests from adding a login of the user's .netrc."""
+    return request
+
+
+def _continues(answer: requests.Response, size: int, note: Mapping[str, str | int]) -> bool:
+    """Whether a partial answer goes on at ``size`` of the same version; not every server heeds If-Range."""
+    etag = note.get("etag", "")
+    goes_on = answer.headers.get("Content-Range", "").startswith(f"bytes {size}-")
+    return goes_on and answer.headers.get("ETag", etag) == etag
+
+
+def _note_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.json")
+
+
+def _note_of(answer: requests.Response) -> dict[str, str | int]:
+    """The validators of a full answer; ``resume`` is one that If-Range may use, which a weak ETag is not."""
+    etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
+    length = answer.headers.get("Content-Length", "")
+    note: dict[str, str | int] = {
+        "etag": etag,
+        "modified": modified,
+        "resume": etag if etag and not etag.startswith("W/") else modified,
+    }
+    # Of the whole file; the second is Azure's name for it where Content-MD5 would be that of a range.
+    if md5 := _md5(answer.headers.get("Content-MD5") or answer.headers.get("x-ms-blob-content-md5") or ""):
+        note["md5"] = md5
+    return note | ({"length": int(length)} if length.isdigit() else {})
+
+
+def _md5(header: str) -> str:
+    """The digest of a Content-MD5 header in hexadecimal, empty when it holds none."""
+    try:
+        digest = base64.b64decode(header, validate=True)
+    except binascii.Error:
+        return ""
+    return digest.hex() if len(digest) == 16 else ""
+
+
+def _write_note(path: Path, note: dict[str, str | int]) -> None:
+    path.unlink(missing_ok=True)  # never the note of one version beside the bytes of another
+    _note_path(path).write_text(json.dumps(note))
+
+
+def _read_note(path: Path) -> dict[str, str | int]:
+    try:
+        note = json.loads(_note_path(path).read_text())
+    except (OSError, ValueError):  # no note, or one that a kill cut short
+        return {}
+    return note if isinstance(note, dict) else {}

@@ -1,0 +1,44 @@
+import hashlib
+from pathlib import Path
+
+from infra.sandbox.services.faults import PEER_MIX, Fault, FaultMix
+from infra.sandbox.services.scripted import ScriptedServer
+from tasks.geo.tiles import Tile
+from tasks.imagery.slippy.fetch import Fetcher, image_path
+from tasks.raster.encoded import check_image
+from tasks.state.ledger import Ledger, State
+from tests.tasks.imagery.slippy.fetching import policy, source
+from tests.tasks.raster.pictures import SIDE, encode, picture
+
+
+def test_the_fault_mix_over_1024_tiles(tmp_path: Path) -> None:
+    tiles = [Tile(18, 131072 + index // 32, 90112 + index % 32) for index in range(1024)]
+    bodies = {f"/{tile.name}.png": encode(picture(index % 7), "JPEG") for index, tile in enumerate(tiles)}
+    mix = FaultMix.exact(bodies, retry_after=0)
+    with ScriptedServer(bodies, faults=mix) as server, Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.set_candidates(tile.name for tile in tiles)
+        with Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(connections=64), tmp_path / "images") as fetcher:
+            summary = fetcher.fetch(tiles, ledger.record_fetched)
+        counts = server.counts()
+        assert ledger.counts() | {State.PLANNED: 0} == {
+            State.KEPT: 1001,
+            State.ABSENT: 23,
+            **dict.fromkeys((State.PLANNED, State.REJECTED, State.SELECTED, State.FAILED), 0),
+        }
+        samples = ledger.samples()
+    faulty = sum(count for fault, count in PEER_MIX.items() if fault is not Fault.ABSENT)
+    assert summary.counts == {State.KEPT: 1001, State.ABSENT: 23}
+    assert summary.requests == sum(counts.values()) == 1024 + 2 * faulty
+    for tile in tiles:
+        spoiled = mix.fault_of(f"/{tile.name}.png")
+        assert counts[f"/{tile.name}.png"] == (1 if spoiled in (None, Fault.ABSENT) else 3)
+    assert len(samples) == 1001
+    for sample in samples:
+        path = image_path(tmp_path / "images", Tile.parse(sample.name))
+        assert path is not None
+        data = path.read_bytes()
+        assert hashlib.sha256(data).hexdigest() == sample.sha256
+        assert data == bodies[f"/{sample.name}.png"]
+        check_image(data, SIDE)
+    assert summary.bytes == sum(len(bodies[f"/{sample.name}.png"]) for sample in samples)
+    assert sum(1 for path in (tmp_path / "images").rglob("*") if path.is_file()) == 1001
