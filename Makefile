@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test demo bench clean
+.PHONY: help venv lint test schema demo bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -40,6 +40,9 @@ lint: $(STAMP)  ## ruff and mypy
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+schema: $(STAMP)  ## write datasets/recipe.schema.json, by which editors check recipes, from the model
+	$(BIN)/python -m tasks.recipe.schema
 
 demo: $(STAMP)  ## build a synthetic dataset and train on it: no token, no GPU, no network
 	@$(BIN)/python -m infra.demo

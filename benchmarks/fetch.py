@@ -29,10 +29,13 @@ from benchmarks import machine
 from benchmarks.region import full_block
 from tasks.geo.tiles import lonlat_bounds
 from tasks.imagery.slippy.fetch import Fetcher, FetchPolicy
-from tasks.imagery.slippy.xyz import XyzSource
+from tasks.imagery.slippy.xyz import XyzServer
 from tasks.raster.encoded import check_image
-from tasks.recipe.load import XyzImagery
-from tasks.state.ledger import Ledger, State
+from tasks.recipe.sources import XyzImagery
+from tasks.state.ledger import Measured
+from tasks.state.sqlite import open_ledger
+from tasks.state.staging import Staging
+from tasks.state.transitions import State
 
 PEER = "geomltoolkits"
 PEER_VERSION = "2.1.2"
@@ -96,16 +99,17 @@ async def serve(latency: float) -> None:
 
 
 def fetch_ours(url: str, folder: Path) -> dict[str, float]:
-    """Seconds to fetch, validate, write and record the area, and how many tiles were kept."""
-    source = XyzSource(XyzImagery(source="xyz", url=url), tile_pixels=256)
-    tiles = full_block()
-    with Ledger(folder / "ledger.sqlite") as ledger:
-        ledger.set_candidates(tile.name for tile in tiles)
+    """Seconds to fetch, validate, write and record the area, and how many tiles were staged."""
+    server = XyzServer(XyzImagery(source="xyz", url=url), tile_pixels=256)
+    tiles = {tile.name: tile for tile in full_block()}
+    with open_ledger(folder / "ledger.sqlite") as ledger:
+        ledger.set_candidates(tiles)
+        ledger.record_measured([Measured(name, mask=b"", mask_sha256="") for name in tiles], "labels")
         started = time.perf_counter()
-        with Fetcher(source, FetchPolicy(connections=CONNECTIONS), folder / "images") as fetcher:
-            fetcher.fetch(tiles, ledger.record_fetched)
+        with Fetcher(server, FetchPolicy(connections=CONNECTIONS)) as fetcher:
+            fetcher.fetch(tiles, Staging(folder / "images"), ledger.record_fetched)
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "tiles": ledger.counts()[State.KEPT]}
+        return {"seconds": seconds, "tiles": ledger.counts()[State.STAGED]}
 
 
 @contextmanager

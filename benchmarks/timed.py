@@ -11,62 +11,50 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, TypeVar
 
 from benchmarks import machine
 from infra import processes
-from tasks.build.base import Build, BuildSummary
-from tasks.build.tiles import TileBuild
-from tasks.geo.tiles import Shard
-from tasks.labels.footprints import LabelReport
+from tasks.build import line
+from tasks.build.commit import BuildSummary
+from tasks.build.job import Job
+from tasks.build.runner import OnThreads, Runner
 from tasks.recipe.load import load_recipe
-from tasks.versions.write import Block
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 STAGES = ("plan", "labels", "select", "fetch", "split", "write", "commit")
 SERVER_SECONDS = 120.0
 
 
-class TimedBuild(TileBuild):
-    """A build that notes when its steps began and ended."""
+class Timed:
+    """A runner that notes when the steps of another began and ended."""
 
     steps: ClassVar[list[tuple[str, float, float]]] = []
 
-    def _timed(self, name: str, step: Callable[..., Any], *arguments: Any) -> Any:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def once(self, stage: str, step: Callable[[], Result], retries: int = 0) -> Result:
+        return self._runner.once(stage, lambda: self._timed(stage, step), retries)
+
+    def each(self, stage: str, step: Callable[[Item], Result], items: Sequence[Item], retries: int = 0) -> list[Result]:
+        return self._runner.each(stage, lambda item: self._timed(stage, lambda: step(item)), items, retries)
+
+    def tell(self, message: str) -> None:
+        self._runner.tell(message)
+
+    def _timed(self, stage: str, step: Callable[[], Result]) -> Result:
         began = time.monotonic()
         try:
-            return step(*arguments)
+            return step()
         finally:
-            self.steps.append((name, began, time.monotonic()))
-
-    def plan(self) -> list[Shard]:
-        found: list[Shard] = self._timed("plan", super().plan)
-        return found
-
-    def take_labels(self) -> LabelReport:
-        report: LabelReport = self._timed("labels", super().take_labels)
-        return report
-
-    def measure(self, shard: Shard) -> int:
-        return int(self._timed("select", super().measure, shard))
-
-    def fetch(self, shard: Shard) -> None:
-        self._timed("fetch", super().fetch, shard)
-
-    def start_version(self) -> list[Block]:
-        blocks: list[Block] = self._timed("split", super().start_version)
-        return blocks
-
-    def write(self, block: Block) -> int:
-        return int(self._timed("write", super().write, block))
-
-    def finish(self) -> BuildSummary:
-        summary: BuildSummary = self._timed("commit", super().finish)
-        return summary
+            self.steps.append((stage, began, time.monotonic()))
 
 
 @dataclass(frozen=True)
@@ -87,24 +75,8 @@ class BuildTime:
 
 
 def build_bare(recipe: Path, store: Path, workers: int) -> BuildSummary:
-    """The steps of the flow on ``workers`` threads."""
-    with TimedBuild(load_recipe(recipe), str(store)) as run, ThreadPoolExecutor(workers) as pool:
-        summary = take_steps(run, pool)
-        run.draw_preview()
-        return summary
-
-
-def take_steps(run: Build, pool: ThreadPoolExecutor) -> BuildSummary:
-    """The steps of the flow, each by shard on the pool's threads."""
-    run.check_imagery()
-    shards = run.plan()
-    run.take_labels()
-    list(pool.map(run.measure, run.to_measure(shards)))
-    run.funnel()
-    list(pool.map(run.fetch, run.to_fetch(shards)))
-    run.check_failures()
-    list(pool.map(run.write, run.start_version()))
-    return run.finish()
+    """The line of the flow on ``workers`` threads."""
+    return line.build(Job.of(load_recipe(recipe), str(store)), Timed(OnThreads(workers)))
 
 
 def time_build(how: str, recipe: Path, env: Mapping[str, str]) -> BuildTime:
@@ -152,20 +124,21 @@ def main() -> None:
     arguments = parser.parse_args()
     began = time.monotonic()
     from flows import build as flows
+    from flows.runner import WORKERS, PrefectRunner
 
     loading = time.monotonic() - began
     began = time.monotonic()
     if arguments.how == "bare":
-        summary = build_bare(arguments.recipe, arguments.store, flows.WORKERS)
+        summary = build_bare(arguments.recipe, arguments.store, WORKERS)
     else:
-        vars(flows)["open_build"] = TimedBuild
+        vars(flows)["PrefectRunner"] = lambda stages: Timed(PrefectRunner(stages))
         summary = flows.build(recipe=str(arguments.recipe), store=str(arguments.store))
     total = time.monotonic() - began
-    spans = {stage: [(a, b) for name, a, b in TimedBuild.steps if name == stage] for stage in STAGES}
+    spans = {stage: [(a, b) for name, a, b in Timed.steps if name == stage] for stage in STAGES}
     stages = {stage: max(b for _, b in span) - min(a for a, _ in span) for stage, span in spans.items()}
     steps = spans["commit"][0][1] - spans["plan"][0][0]
     figures = {"total": total, "loading": loading, "steps": steps, "stages": stages}
-    print(json.dumps({**figures, "kept": summary.kept, "shards": len(spans["select"])}))
+    print(json.dumps({**figures, "kept": summary.accepted, "shards": len(spans["select"])}))
 
 
 if __name__ == "__main__":

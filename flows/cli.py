@@ -72,12 +72,12 @@ def build(
     load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
     summary = _in_process(lambda: _flow("build")(recipe=recipe, store=store, set=set_))
     if as_json:
-        values = dataclasses.asdict(summary)
-        typer.echo(json.dumps(values))
+        # Also under the name that programs know from before.
+        typer.echo(json.dumps({**dataclasses.asdict(summary), "kept": summary.accepted}))
         return
     state = "new version" if summary.new else "unchanged, still"
     table = Table(title=f"{state} {summary.version} ({summary.snapshot})", show_header=False, title_justify="left")
-    for name in ("candidates", "selected", "kept", "absent", "failed"):
+    for name in ("candidates", "selected", "accepted", "absent", "failed"):
         table.add_row(name, f"{getattr(summary, name):,}")
     for what, counts in (("rejected", summary.rejected), ("left out", summary.left_out)):
         for reason, count in counts.items():
@@ -151,7 +151,7 @@ def export(
     from rich.progress import Progress
 
     from tasks.versions.read import open_version, parse_reference
-    from tasks.versions.splits import SPLITS
+    from tasks.versions.schema import SPLITS
     from tasks.views.export import export_version
 
     version = open_version(*parse_reference(reference))

@@ -4,10 +4,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from flows.build import default_store
-from tasks.build.base import open_build
-from tasks.recipe.load import WindowRecipe, find_recipe, load_recipe
-from tasks.views.funnel import Estimate, Funnel
+from flows.jobs import job_of
+from tasks.build import line
+from tasks.imagery.protocol import Price
+from tasks.views.funnel import Funnel
 
 
 @dataclass(frozen=True)
@@ -18,25 +18,27 @@ class Plan:
     store: str
     shards: int
     funnel: Funnel
-    estimate: Estimate
+    estimate: Price
     about: dict[str, str]  # licence, size, needs and the like
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        values["funnel"]["kept"] = self.funnel.staged  # what it was called first
+        return values
 
     def rows(self) -> list[tuple[str, str]]:
         """For a table."""
         cost = self.estimate
         return [
             *((name, f"{count:,}") for name, count in self.funnel.label_rows()),
-            ("already on disk", f"{self.funnel.kept:,}"),
+            ("already on disk", f"{self.funnel.staged:,}"),
             ("shards", f"{self.shards:,}"),
             *self._price(cost),
             *((name, text) for name, text in self.about.items() if text),
         ]
 
-    def _price(self, cost: Estimate) -> list[tuple[str, str]]:
+    def _price(self, cost: Price) -> list[tuple[str, str]]:
         if cost.seconds is None:
             return [("windows to read", f"{cost.requests:,}"), ("pixels", f"about {cost.bytes / 1e6:,.1f} MB")]
         dollars = "none" if cost.dollars is None else f"about ${cost.dollars:,.2f} beyond the free 200,000 a month"
@@ -49,17 +51,11 @@ class Plan:
 
 
 def plan_build(recipe: str, store: str | None, overrides: list[str]) -> Plan:
-    """Take the labels, rasterize, and say what fetching would take. Asks for no imagery.
+    """Take the labels, draw the masks, and say what fetching would take. Asks for no imagery.
 
     What is found is kept in the store's work directory, where a build goes on from it.
     """
-    what = load_recipe(find_recipe(recipe), overrides)
-    target = store or default_store(what.name)
-    with open_build(what, target) as run:
-        shards = run.plan()
-        run.take_labels()
-        for shard in run.to_measure(shards):
-            run.measure(shard)
-        funnel = run.funnel()
-        about = what.about.model_dump() if isinstance(what, WindowRecipe) else {}
-        return Plan(what.title, target, len(shards), funnel, run.estimate(funnel), about)
+    job = job_of(recipe, store, overrides)
+    planned = line.plan(job)
+    about = job.recipe.about.model_dump()
+    return Plan(job.recipe.title, job.store, planned.shards, planned.funnel, planned.price, about)

@@ -31,7 +31,7 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
     uri, version = parse_reference(store)
     pinned = open_version(uri, version)
     logger.info("training %s on %s@%s", config, uri, pinned.version)
-    folder = WorkDir(uri).root
+    folder = WorkDir.of(uri).root
     with Stages() as stages, stages.stage("epochs", configuration.stop.max_epochs) as stage:
 
         def after_epoch(report: EpochReport) -> None:

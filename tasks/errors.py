@@ -40,6 +40,13 @@ class SourceError(TilewrightError):
     """An imagery source refuses every request alike (unknown tileset, bad zoom, server down)."""
 
 
+class WindowReadError(TilewrightError):
+    """One sample could not be read, also not at a further attempt. It is recorded as failed and the run goes on.
+
+    The message is short and without URLs' tokens: it becomes the ledger's reason.
+    """
+
+
 class TooManyFailedError(TilewrightError):
     """More samples failed than the recipe allows; the ledger keeps what was done."""
 

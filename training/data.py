@@ -9,7 +9,7 @@ walked in the same order, so that training does not depend on the memory of the 
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
@@ -47,24 +47,18 @@ class _Chunk(NamedTuple):
     ignored: NDArray[np.bool_] | None  # None where no pixel is
 
 
-def ignore_value(attributes: Mapping[str, Any]) -> int | None:
-    """The masks' value for pixels without a usable label, from a version's root attributes; None without one."""
-    found = attributes.get("ignore")
-    return None if found is None else int(found)
-
-
 def ignored_pixels(
-    masks: NDArray[np.uint8], unusable: zarr.Array[Any] | None, rows: slice, ignore: int | None
+    masks: NDArray[np.uint8], cloud_mask: zarr.Array[Any] | None, rows: slice, ignore_index: int | None
 ) -> NDArray[np.bool_] | None:
     """Which pixels of some rows of a split do not count, bool (n, y, x); None where all of them do.
 
-    masks: uint8 (n, y, x), those rows' masks. unusable: the split's array. ignore: as of :func:`ignore_value`.
+    masks: uint8 (n, y, x), those rows' masks. cloud_mask: the split's array. ignore_index: the version's.
     """
-    if ignore is None and unusable is None:
+    if ignore_index is None and cloud_mask is None:
         return None
-    found = np.zeros(masks.shape, dtype=np.bool_) if ignore is None else masks == ignore
-    if unusable is not None:
-        found |= np.asarray(unusable[rows]) != 0
+    found = np.zeros(masks.shape, dtype=np.bool_) if ignore_index is None else masks == ignore_index
+    if cloud_mask is not None:
+        found |= np.asarray(cloud_mask[rows]) != 0
     return found if found.any() else None
 
 
@@ -99,7 +93,7 @@ class SplitReader:
         cache: Cache = "auto",
         threads: int | None = None,
         pin: bool = False,
-        ignore: int | None = None,
+        ignore_index: int | None = None,
         name: str = "store",
     ) -> None:
         """A reader of ``arrays``.
@@ -108,11 +102,11 @@ class SplitReader:
         other, which also bounds the memory of a split that is not kept. cache: ``host`` keeps the split in
         memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most 30% of the
         free memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
-        copies to a GPU. ignore: the masks' value for pixels without a usable label. name: the store, for
-        error messages.
+        copies to a GPU. ignore_index: the masks' value for pixels without a usable label. name: the store,
+        for error messages.
         """
         self._image, self._mask = arrays.image, arrays.mask
-        self._unusable, self._ignore = arrays.unusable, ignore
+        self._cloud_mask, self._ignore_index = arrays.cloud_mask, ignore_index
         self._dtype = torch.from_numpy(np.empty(0, dtype=self._image.dtype)).dtype
         self.samples, self.batch = len(arrays), batch
         self.chunk = int((self._image.shards or self._image.chunks)[0])
@@ -120,7 +114,9 @@ class SplitReader:
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self._threads = threads or min(8, os.cpu_count() or 1)
         self._pin, self._name = pin, name
-        layers = 1 if ignore is None and self._unusable is None else 2  # the second says which pixels are ignored
+        layers = (
+            1 if ignore_index is None and self._cloud_mask is None else 2
+        )  # the second says which pixels are ignored
         size = int(self._image.nbytes) + layers * int(self._mask.nbytes)
         self.cached = cache == "host" or (cache == "auto" and size <= CACHED_SHARE_OF_FREE_MEMORY * free_memory())
         self._kept: dict[int, _Chunk] = {}
@@ -180,7 +176,7 @@ class SplitReader:
         if found is None:
             rows = slice(chunk * self.chunk, (chunk + 1) * self.chunk)
             masks = np.asarray(self._mask[rows])
-            ignored = ignored_pixels(masks, self._unusable, rows, self._ignore)
+            ignored = ignored_pixels(masks, self._cloud_mask, rows, self._ignore_index)
             found = _Chunk(np.asarray(self._image[rows]), masks, ignored)
             if self.cached:
                 self._kept[chunk] = found
@@ -211,13 +207,13 @@ def free_memory() -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def content_digest(arrays: SplitArrays, name: str = "store", ignore: int | None = None) -> str:
+def content_digest(arrays: SplitArrays, name: str = "store", ignore_index: int | None = None) -> str:
     """SHA-256 of a split's samples (id, image, mask, ignored pixels), whatever their order and chunks.
 
     Ignored pixels are part of it only in samples that have some: a version that gained the means to ignore pixels,
-    and ignores none, has the digest it had. ignore: the masks' value for pixels without a usable label.
+    and ignores none, has the digest it had. ignore_index: the masks' value for pixels without a usable label.
     """
-    reader = SplitReader(arrays, 64, cache="none", ignore=ignore, name=name)
+    reader = SplitReader(arrays, 64, cache="none", ignore_index=ignore_index, name=name)
     ids = arrays.sample_id
     parts = []
     for batch in reader:

@@ -13,7 +13,7 @@ from tasks.errors import TrainingError
 from training.augment import normalise
 from training.data import Batch
 from training.metrics import OverlapCounter, Scores
-from training.model_files import DataFacts, load_files
+from training.model_files import DatasetMetadata, load_files
 
 THRESHOLD = 0.5  # probability from which a pixel counts as building
 
@@ -21,12 +21,12 @@ THRESHOLD = 0.5  # probability from which a pixel counts as building
 class Predictor:
     """A network in evaluation mode with the normalisation it was trained with, in float32."""
 
-    def __init__(self, model: nn.Module, facts: DataFacts, *, batch: int, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, metadata: DatasetMetadata, *, batch: int, device: torch.device) -> None:
         """batch: samples to run at once. device: where to run; the network is moved there."""
-        self.facts, self.batch, self.device = facts, batch, device
+        self.metadata, self.batch, self.device = metadata, batch, device
         self._model = model.to(device).eval()
-        self._mean = torch.tensor(facts.mean, device=device)
-        self._std = torch.tensor(facts.std, device=device)
+        self._mean = torch.tensor(metadata.mean, device=device)
+        self._std = torch.tensor(metadata.std, device=device)
         self._multiple = int(getattr(model, "multiple", 1))
 
     def predict(self, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -54,15 +54,15 @@ class Predictor:
         Another dtype is refused because it mostly has another scale, which would only show in bad predictions.
         """
         dtype = str(images.dtype).removeprefix("torch.")
-        if dtype != self.facts.dtype or images.ndim != 4:
+        if dtype != self.metadata.dtype or images.ndim != 4:
             raise TrainingError(
-                f"expected images as {self.facts.dtype} (n, {len(self.facts.bands)}, y, x), which the model was "
+                f"expected images as {self.metadata.dtype} (n, {len(self.metadata.bands)}, y, x), which the model was "
                 f"trained on, got {dtype} {tuple(images.shape)}"
             )
         _, bands, height, width = images.shape
-        if bands != len(self.facts.bands):
+        if bands != len(self.metadata.bands):
             raise TrainingError(
-                f"the model was trained on {len(self.facts.bands)} bands ({', '.join(self.facts.bands)}), "
+                f"the model was trained on {len(self.metadata.bands)} bands ({', '.join(self.metadata.bands)}), "
                 f"the images have {bands}"
             )
         check_side(height, width, self._multiple)
@@ -85,8 +85,8 @@ def load_model(folder: Path | str, *, batch: int | None = None, device: str = "c
 
     batch: samples to run at once, by default as many as in training.
     """
-    model, config, facts = load_files(Path(folder))
-    return Predictor(model, facts, batch=batch or config.batch, device=torch.device(device))
+    model, config, metadata = load_files(Path(folder))
+    return Predictor(model, metadata, batch=batch or config.batch, device=torch.device(device))
 
 
 def evaluate(predictor: Predictor, batches: Iterable[Batch], foreground: int) -> Scores:

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from tasks.errors import TrainingError
-from tasks.versions.splits import TRAIN, VALIDATION
+from tasks.versions.schema import TRAIN, VALIDATION
 from training.augment import augment, normalise
 from training.config import TrainingConfig
 from training.data import Batch
 from training.inference import THRESHOLD
 from training.losses import build_loss
 from training.metrics import OverlapCounter, Scores
-from training.model_files import DataFacts
+from training.model_files import DatasetMetadata
 
 MONITOR = "validation_loss"
 NAMED_SAMPLES = 8  # of a bad batch, in the message
@@ -25,20 +25,24 @@ class SegmentationModule(pl.LightningModule):
     """A network learning to tell building from the rest. Batches are :class:`training.data.Batch`."""
 
     def __init__(
-        self, model: nn.Module, config: TrainingConfig, facts: DataFacts, sample_ids: Mapping[str, Sequence[str]]
+        self,
+        model: nn.Module,
+        config: TrainingConfig,
+        metadata: DatasetMetadata,
+        sample_ids: Mapping[str, Sequence[str]],
     ) -> None:
         """sample_ids: names of the samples by split, for the message when a loss is not finite."""
         super().__init__()
         self.model, self.config = model, config
         self.validation_scores: Scores | None = None  # of the last epoch
         self._loss = build_loss(config.loss)
-        self._foreground, self._sample_ids = facts.foreground, sample_ids
+        self._foreground, self._sample_ids = metadata.foreground, sample_ids
         self._generator = torch.Generator().manual_seed(config.seed)
         self._counter = OverlapCounter()
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", torch.tensor(facts.mean))
-        self.register_buffer("std", torch.tensor(facts.std))
+        self.register_buffer("mean", torch.tensor(metadata.mean))
+        self.register_buffer("std", torch.tensor(metadata.std))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of an augmented batch. Raises TrainingError when it is not finite."""

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tasks.versions.read import open_version, parse_reference
-from tasks.versions.splits import TEST
+from tasks.versions.schema import TEST
 from tasks.views.picture import viewable
-from training.data import ignore_value, ignored_pixels
+from training.data import ignored_pixels
 from training.inference import THRESHOLD, load_model
 
 GAP, HEADER = 6, 20  # pixels
@@ -30,9 +30,9 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
     arrays = version.split(split)
     images, masks = np.asarray(arrays.image[:count]), np.asarray(arrays.mask[:count])
     predicted = predictor.predict(images) >= THRESHOLD
-    foreground = predictor.facts.foreground
-    ignored = ignored_pixels(masks, arrays.unusable, slice(count), ignore_value(version.attributes))
-    shown = np.stack([viewable(image, predictor.facts.bands) for image in images])
+    foreground = predictor.metadata.foreground
+    ignored = ignored_pixels(masks, arrays.cloud_mask, slice(count), version.ignore_index)
+    shown = np.stack([viewable(image, predictor.metadata.bands) for image in images])
     color = next(entry["color"] for entry in version.attributes["classes"] if entry["value"] == foreground)
     draw_sheet(path, shown, masks == foreground, predicted, str(color), ignored)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.errors import RecipeError, TrainingError
 from tasks.secrets import redact
-from training.model_files import DataFacts
+from training.model_files import DatasetMetadata
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
 CHAMPION = "champion"
@@ -97,16 +97,16 @@ class Registry:
 
             self._client.log_batch(run_id, [Metric(name, value, now, step) for name, value in values.items()])
 
-    def register(self, run_id: str, folder: Path, facts: DataFacts, tags: Mapping[str, str]) -> Registered:
+    def register(self, run_id: str, folder: Path, metadata: DatasetMetadata, tags: Mapping[str, str]) -> Registered:
         """Store a model folder (named ``FOLDER``) with its run; register it as the next version of the model."""
         with self._calls(), tempfile.TemporaryDirectory() as scratch:
             import mlflow.pyfunc
             from mlflow.models import ModelSignature
             from mlflow.types import Schema, TensorSpec
 
-            shape = (-1, len(facts.bands), -1, -1)
+            shape = (-1, len(metadata.bands), -1, -1)
             signature = ModelSignature(
-                inputs=Schema([TensorSpec(np.dtype(facts.dtype), shape)]),
+                inputs=Schema([TensorSpec(np.dtype(metadata.dtype), shape)]),
                 outputs=Schema([TensorSpec(np.dtype("float32"), (-1, -1, -1))]),
             )
             packed = Path(scratch) / "model"
@@ -115,16 +115,16 @@ class Registry:
                 loader_module="training.inference",
                 data_path=str(folder),
                 signature=signature,
-                pip_requirements=[f"tilewright[train]=={facts.software_version}"],
+                pip_requirements=[f"tilewright[train]=={metadata.software_version}"],
             )
             self._client.log_artifacts(run_id, str(packed), "model")
-            if not self._client.search_registered_models(f"name = '{facts.dataset}'"):
-                self._client.create_registered_model(facts.dataset)
+            if not self._client.search_registered_models(f"name = '{metadata.dataset}'"):
+                self._client.create_registered_model(metadata.dataset)
             source = f"{self._client.get_run(run_id).info.artifact_uri}/model"
             made = self._client.create_model_version(
-                facts.dataset, source, run_id, tags=dict(tags), await_creation_for=0
+                metadata.dataset, source, run_id, tags=dict(tags), await_creation_for=0
             )
-        return Registered(facts.dataset, str(made.version), run_id, dict(tags))
+        return Registered(metadata.dataset, str(made.version), run_id, dict(tags))
 
     def champion(self, name: str) -> Registered | None:
         """The present champion of a dataset, None when there is none."""
@@ -135,7 +135,7 @@ class Registry:
                     return Registered(name, str(found.version), str(found.run_id), dict(found.tags))
         return None
 
-    def crown(self, model: Registered) -> None:
+    def promote(self, model: Registered) -> None:
         """Make a model the champion of its dataset."""
         with self._calls():
             self._client.set_registered_model_alias(model.name, CHAMPION, model.version)

@@ -1,4 +1,4 @@
-"""Training on a pinned dataset version: fit, test, register, and crown when better.
+"""Training on a pinned dataset version: fit, test, register, and promote when better.
 
 The network, loss and schedule are the configuration's. Validation loss decides the schedule, the stop and which
 epoch's weights are kept; the test split is looked at once, with those weights.
@@ -21,12 +21,12 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from tasks.errors import TrainingError
 from tasks.versions.read import DatasetVersion, open_version, parse_reference
-from tasks.versions.splits import SPLITS, TEST, TRAIN, VALIDATION
+from tasks.versions.schema import SPLITS, TEST, TRAIN, VALIDATION
 from training.config import TrainingConfig
-from training.data import ImageDtype, SplitReader, content_digest, ignore_value
+from training.data import ImageDtype, SplitReader, content_digest
 from training.inference import check_side, evaluate, load_model
 from training.metrics import Scores
-from training.model_files import DataFacts, save_model
+from training.model_files import DatasetMetadata, save_model
 from training.models import build_model
 from training.module import MONITOR, SegmentationModule
 from training.registry import FOLDER, Registered, Registry, flat, git_revision, judge
@@ -102,32 +102,34 @@ def train(
     version = open_version(*parse_reference(reference))
     device = pick_device(config)
     with ExitStack() as exits:
-        facts = read_facts(version)
-        model = new_model(config, facts)
+        metadata = read_metadata(version)
+        model = new_model(config, metadata)
         readers = open_readers(version, config, pin=device == "cuda")
         registry = Registry(tracking_uri)
-        tags = describe(facts, config, config_name)
+        tags = describe(metadata, config, config_name)
         run_id = exits.enter_context(
-            registry.run(facts.dataset, f"{config_name} on {facts.version}", tags, flat(config.model_dump(mode="json")))
+            registry.run(
+                metadata.dataset, f"{config_name} on {metadata.version}", tags, flat(config.model_dump(mode="json"))
+            )
         )
         folder = (out or Path(exits.enter_context(TemporaryDirectory(prefix="tilewright-train-")))) / FOLDER
-        epochs = _Epochs(folder, config, facts, lambda report: _report(registry, run_id, report, progress))
-        fit(model, config, facts, version, readers, device, epochs)
+        epochs = _Epochs(folder, config, metadata, lambda report: _report(registry, run_id, report, progress))
+        fit(model, config, metadata, version, readers, device, epochs)
 
         predictor = load_model(folder, device=device)
-        scores = evaluate(predictor, readers[TEST], facts.foreground)
+        scores = evaluate(predictor, readers[TEST], metadata.foreground)
         registry.log_metrics(run_id, {**scores.as_metrics(TEST), "images_per_second": epochs.images_per_second})
         measured = {f"test_{name}": repr(getattr(scores, name)) for name in ("dice", "jaccard")}
-        registered = registry.register(run_id, folder, facts, {**tags, **measured})
+        registered = registry.register(run_id, folder, metadata, {**tags, **measured})
 
         def measure(present: Registered) -> float:
             with registry.files(present) as files:
-                return evaluate(load_model(files, device=device), readers[TEST], facts.foreground).dice
+                return evaluate(load_model(files, device=device), readers[TEST], metadata.foreground).dice
 
-        verdict = judge(scores.dice, facts.test_split, registry.champion(facts.dataset), measure)
+        verdict = judge(scores.dice, metadata.test_split, registry.champion(metadata.dataset), measure)
         registry.tag(registered, "champion_reason", verdict.reason)
         if verdict.champion:
-            registry.crown(registered)
+            registry.promote(registered)
         return TrainingResult(
             model_name=registered.name,
             model_version=registered.version,
@@ -144,9 +146,9 @@ def train(
             seconds=time.monotonic() - started,
             images_per_second=epochs.images_per_second,
             device=device,
-            dataset=facts.dataset,
-            dataset_version=facts.version,
-            snapshot=facts.snapshot,
+            dataset=metadata.dataset,
+            dataset_version=metadata.version,
+            snapshot=metadata.snapshot,
             checkpoint=str(folder) if out else registered.uri,
         )
 
@@ -160,7 +162,7 @@ def pick_device(config: TrainingConfig) -> str:
     return config.device
 
 
-def read_facts(version: DatasetVersion) -> DataFacts:
+def read_metadata(version: DatasetVersion) -> DatasetMetadata:
     """What a model must know about a version. Raises TrainingError when it cannot be trained on."""
     where, attributes = f"{version.uri}@{version.version}", version.attributes
     for split in SPLITS:
@@ -188,8 +190,7 @@ def read_facts(version: DatasetVersion) -> DataFacts:
             f"{where}: images have {stored} bands, the version's attributes name {len(bands)} ({', '.join(bands)}); "
             "build the version again"
         )
-    ignore = ignore_value(attributes)
-    return DataFacts(
+    return DatasetMetadata(
         dataset=str(attributes["dataset"]),
         version=version.version,
         snapshot=version.snapshot,
@@ -200,19 +201,19 @@ def read_facts(version: DatasetVersion) -> DataFacts:
         mean=[float(value) for value in attributes["mean"]],
         std=[float(value) or 1.0 for value in attributes["std"]],  # a band that never changes is only centred
         foreground=values[FOREGROUND],
-        ignore=ignore,
+        ignore_index=version.ignore_index,
         side=int(side),
         height=None if height == side else int(height),
-        test_split=content_digest(version.split(TEST), where, ignore),
+        test_split=content_digest(version.split(TEST), where, version.ignore_index),
     )
 
 
-def new_model(config: TrainingConfig, facts: DataFacts) -> torch.nn.Module:
+def new_model(config: TrainingConfig, metadata: DatasetMetadata) -> torch.nn.Module:
     """The configured network with weights that the seed decides. Raises TrainingError when the images do not fit."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build_model(config.model, len(facts.bands))
-    check_side(facts.height or facts.side, facts.side, int(getattr(model, "multiple", 1)))
+        model = build_model(config.model, len(metadata.bands))
+    check_side(metadata.height or metadata.side, metadata.side, int(getattr(model, "multiple", 1)))
     return model
 
 
@@ -227,24 +228,24 @@ def open_readers(version: DatasetVersion, config: TrainingConfig, *, pin: bool) 
             window=config.shuffle_window,
             cache=config.cache,
             pin=pin,
-            ignore=ignore_value(version.attributes),
+            ignore_index=version.ignore_index,
             name=f"{version.uri}@{version.version}",
         )
         for split in SPLITS
     }
 
 
-def describe(facts: DataFacts, config: TrainingConfig, config_name: str) -> dict[str, str]:
+def describe(metadata: DatasetMetadata, config: TrainingConfig, config_name: str) -> dict[str, str]:
     """Tags of a run and of the model that comes out of it."""
     return {
-        "dataset": facts.dataset,
-        "dataset_version": facts.version,
-        "snapshot": facts.snapshot,
-        "recipe_hash": facts.recipe_hash,
-        "test_split": facts.test_split,
+        "dataset": metadata.dataset,
+        "dataset_version": metadata.version,
+        "snapshot": metadata.snapshot,
+        "recipe_hash": metadata.recipe_hash,
+        "test_split": metadata.test_split,
         "config": config_name,
         "config_hash": config.hash(),
-        "software_version": facts.software_version,
+        "software_version": metadata.software_version,
         "git_revision": git_revision() or "unknown",
     }
 
@@ -252,7 +253,7 @@ def describe(facts: DataFacts, config: TrainingConfig, config_name: str) -> dict
 def fit(
     model: torch.nn.Module,
     config: TrainingConfig,
-    facts: DataFacts,
+    metadata: DatasetMetadata,
     version: DatasetVersion,
     readers: dict[str, SplitReader],
     device: str,
@@ -260,7 +261,7 @@ def fit(
 ) -> None:
     """Run the epochs; ``epochs`` keeps the best weights. Raises TrainingError."""
     ids = {split: version.split(split).sample_id for split in (TRAIN, VALIDATION)}
-    module = SegmentationModule(model, config, facts, ids)
+    module = SegmentationModule(model, config, metadata, ids)
     stop = EarlyStopping(MONITOR, patience=config.stop.patience, min_delta=0.0, check_finite=False)
     with _quiet():
         trainer = pl.Trainer(
@@ -287,9 +288,9 @@ def fit(
 class _Epochs(pl.Callback):
     """Keeps the weights of the best epoch in the model's folder, measures time, and reports."""
 
-    def __init__(self, folder: Path, config: TrainingConfig, facts: DataFacts, report: Progress) -> None:
+    def __init__(self, folder: Path, config: TrainingConfig, metadata: DatasetMetadata, report: Progress) -> None:
         self.folder, self.done, self.best_epoch = folder, 0, 0
-        self._config, self._facts, self._report = config, facts, report
+        self._config, self._metadata, self._report = config, metadata, report
         self._best = float("inf")
         self._images, self._seconds = 0, 0.0
 
@@ -314,7 +315,7 @@ class _Epochs(pl.Callback):
         loss = float(trainer.callback_metrics[MONITOR])
         if loss < self._best:
             self._best, self.best_epoch = loss, self.done
-            save_model(self.folder, module.model, self._config, self._facts)
+            save_model(self.folder, module.model, self._config, self._metadata)
         self._report(
             EpochReport(
                 epoch=self.done,

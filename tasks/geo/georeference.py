@@ -9,10 +9,11 @@ import pyproj
 from numpy.typing import NDArray
 from pyproj.exceptions import ProjError
 
-from tasks.geo.tiles import EARTH_RADIUS, Tile, tile_bounds
+from tasks.geo.tiles import EARTH_RADIUS, HALF_WORLD, MAX_ZOOM, Tile, tile_bounds
 
 MERCATOR = "EPSG:3857"
 LONLAT = "EPSG:4326"
+_OFF = 1e-6  # of a tile's side: how far from a tile's own place a window may lie to be that tile
 
 
 class Georeference(NamedTuple):
@@ -32,6 +33,28 @@ def tile_georeference(tile: Tile, pixels: int) -> Georeference:
     west, _, east, north = tile_bounds(tile)
     size = (east - west) / pixels
     return Georeference(MERCATOR, (size, 0.0, west, 0.0, -size, north))
+
+
+def tile_at(georeference: Georeference, width: int, height: int) -> Tile | None:
+    """The tile that an image of ``width`` x ``height`` pixels shows, None when it shows no whole one.
+
+    The inverse of :func:`tile_georeference`.
+    """
+    a, b, west, d, e, north = georeference.transform
+    side = a * width
+    if georeference.crs != MERCATOR or width != height or b or d or not 0 < side < math.inf:
+        return None
+    zoom = round(math.log2(2 * HALF_WORLD / side))
+    if not 0 <= zoom <= MAX_ZOOM:
+        return None
+    count = 1 << zoom
+    span = 2 * HALF_WORLD / count
+    left, top = (west + HALF_WORLD) / span, (HALF_WORLD - north) / span
+    if not (-_OFF <= left < count and -_OFF <= top < count):
+        return None
+    x, y = round(left), round(top)
+    near = abs(left - x) <= _OFF and abs(top - y) <= _OFF and abs(side - span) <= _OFF * span and abs(a + e) <= _OFF * a
+    return Tile(zoom, x, y) if near and x < count and y < count else None
 
 
 def corners(georeference: Georeference, width: int, height: int) -> NDArray[np.float64]:

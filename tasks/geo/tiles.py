@@ -1,4 +1,4 @@
-"""Tile arithmetic on the slippy-map grid (Web Mercator, EPSG:3857), and shards of tiles.
+"""Tile arithmetic on the slippy-map grid (Web Mercator, EPSG:3857), and groups of neighbouring tiles.
 
 A tile is named z/x/y with y growing southwards, as OSM's slippy map does. Everything here is pure.
 """
@@ -17,7 +17,8 @@ from tasks.errors import AreaError
 EARTH_RADIUS = 6378137.0  # metres, the sphere of EPSG:3857
 HALF_WORLD = math.pi * EARTH_RADIUS  # metres from the centre of the map to its edge
 MAX_LATITUDE = math.degrees(math.atan(math.sinh(math.pi)))  # where the square map ends
-SHARD_TILES = 512  # at most that many tiles in a shard
+MAX_ZOOM = 30
+SHARD_TILES = 512  # at most that many tiles in a group that is worked on at once
 
 
 class Tile(NamedTuple):
@@ -39,26 +40,15 @@ class Tile(NamedTuple):
         if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
             raise AreaError(f"{text.strip()!r} is no tile; expected z/x/y, for example 18/132814/90172")
         z, x, y = (int(part) for part in parts)
-        if z > 30 or x >= 1 << z or y >= 1 << z:
-            raise AreaError(f"{text.strip()} is off the map: at zoom {z} x and y run from 0 to {(1 << min(z, 30)) - 1}")
+        if z > MAX_ZOOM or x >= 1 << z or y >= 1 << z:
+            last = (1 << min(z, MAX_ZOOM)) - 1
+            raise AreaError(f"{text.strip()} is off the map: at zoom {z} x and y run from 0 to {last}")
         return cls(z, x, y)
 
     def parent(self, zoom: int) -> "Tile":
         """The tile of ``zoom`` (at most ``z``) that holds this one."""
         shift = self.z - zoom
         return Tile(zoom, self.x >> shift, self.y >> shift)
-
-
-class Shard(NamedTuple):
-    """The unit of work: the candidate tiles under one parent tile."""
-
-    parent: Tile
-    tiles: tuple[Tile, ...]
-
-    @property
-    def name(self) -> str:
-        """The parent's name with dashes, fit for a file name."""
-        return self.parent.name.replace("/", "-")
 
 
 def tile_span(zoom: int) -> float:
@@ -106,20 +96,20 @@ def quadkey(tile: Tile) -> str:
     return "".join(digits)
 
 
-def shards(tiles: Iterable[Tile], capacity: int = SHARD_TILES) -> list[Shard]:
-    """Cut tiles of one zoom into shards of at most ``capacity``, each the content of one parent tile.
+def grouped(tiles: Iterable[Tile], capacity: int = SHARD_TILES) -> list[tuple[Tile, tuple[Tile, ...]]]:
+    """Cut tiles of one zoom into groups of at most ``capacity``: each a parent tile and those that lie in it.
 
-    A quadtree: a parent with too many tiles is split into its four children. Shards come in quadkey
+    A quadtree: a parent with too many tiles is split into its four children. Groups come in quadkey
     order with their tiles sorted, so the result does not depend on the order of ``tiles``.
     """
-    found: list[Shard] = []
+    found: list[tuple[Tile, tuple[Tile, ...]]] = []
     stack: list[tuple[Tile, Sequence[Tile]]] = [(Tile(0, 0, 0), sorted(set(tiles)))]
     while stack:
         parent, inside = stack.pop()
         if not inside:
             continue
         if len(inside) <= capacity or parent.z == inside[0].z:
-            found.append(Shard(_smallest_parent(inside), tuple(inside)))
+            found.append((_smallest_parent(inside), tuple(inside)))
             continue
         zoom = parent.z + 1
         children: dict[Tile, list[Tile]] = {}

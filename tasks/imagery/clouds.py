@@ -1,4 +1,4 @@
-"""Which pixels of a look are unusable: clouds, their shadows and what else a recipe drops."""
+"""Which pixels of an acquisition hide the ground: clouds, their shadows and what else a recipe drops."""
 
 import math
 from typing import Any
@@ -7,40 +7,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import SourceError
-from tasks.recipe.windows import Clouds
-from tasks.samples.window import Look
+from tasks.imagery.protocol import Acquisition
+from tasks.recipe.parts import Clouds
 
 LAYERS = {"provided": "cloudmask", "cld": "CLD", "scl": "SCL"}  # by clouds.mask, in the order that auto tries
 
 
-def unusable(look: Look, clouds: Clouds) -> NDArray[np.bool_] | None:
-    """The unusable pixels (y, x) of a look, None when there is nothing to tell them by.
+def cloud_mask(item: Acquisition, clouds: Clouds) -> NDArray[np.bool_] | None:
+    """The pixels (y, x) of an item that hide the ground, None when there is nothing to tell them by.
 
     ``provided`` takes every pixel of the cloud mask that is not 0, ``cld`` those of at least ``threshold`` percent
     (the layer's nodata value 255 is over any threshold), ``scl`` the scene classes of ``drop``. ``auto`` takes the
-    first of these layers that the look has, and None when it has none, as ``none`` always does. What is found is
+    first of these layers that the item has, and None when it has none, as ``none`` always does. What is found is
     grown by ``dilate`` pixels (:func:`grown`).
 
-    Raises SourceError when the layer asked for is not there, and what :meth:`Look.layer` raises.
+    Raises SourceError when the layer asked for is not there, and what :meth:`Acquisition.layer` raises.
     """
     if clouds.mask == "none":
         return None
     for mask in LAYERS if clouds.mask == "auto" else (clouds.mask,):
-        layer = look.layer(LAYERS[mask])
+        layer = item.layer(LAYERS[mask])
         if layer is not None:
             return grown(_marked(mask, layer, clouds), clouds.dilate)
     if clouds.mask == "auto":
         return None
-    others = [name for name in LAYERS.values() if name != LAYERS[clouds.mask] and look.layer(name) is not None]
+    others = [name for name in LAYERS.values() if name != LAYERS[clouds.mask] and item.layer(name) is not None]
     raise SourceError(
-        f"{look.id}: has no {LAYERS[clouds.mask]} layer, which clouds.mask: {clouds.mask} needs; it has "
+        f"{item.id}: has no {LAYERS[clouds.mask]} layer, which clouds.mask: {clouds.mask} needs; it has "
         f"{' and '.join(others) or 'no other cloud layer either'}; choose clouds.mask: "
         + (" or ".join([*(mask for mask, name in LAYERS.items() if name in others), "auto"]) if others else "none")
     )
 
 
 def fraction(mask: NDArray[np.bool_]) -> float:
-    """Share of unusable pixels among all pixels of the window, those without data included.
+    """Share of a cloud mask among all pixels of the window, those without data included.
 
     So it can be told from the cloud layer alone, before any band is read. Pixels that no scene covers count as far
     as the layer marks them: an SCL of 0, a CLD of 255.
@@ -71,5 +71,5 @@ def _marked(mask: str, layer: NDArray[Any], clouds: Clouds) -> NDArray[np.bool_]
     if mask == "provided":
         return np.asarray(layer != 0)
     if mask == "cld":
-        return np.asarray(~(layer < clouds.threshold))  # so that NaN is unusable too
+        return np.asarray(~(layer < clouds.threshold))  # so that NaN is cloud too
     return np.isin(layer, clouds.drop)

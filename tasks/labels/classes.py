@@ -1,4 +1,4 @@
-"""Class masks: what the values of a label source stand for in the recipe's classes, and what a mask is worth."""
+"""Class masks: what the values of a label source stand for in the recipe's classes."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import LabelError, RecipeError
-from tasks.recipe.windows import ProvidedLabels, WindowClass, WindowRecipe
-from tasks.samples.window import RawLabels
+from tasks.labels.protocol import RawLabels
+from tasks.recipe.model import Recipe
+from tasks.recipe.parts import ClassEntry
+from tasks.recipe.sources import ProvidedLabels
 
 LUT_SIZE = 65536  # values from 0 to this one are looked up in a table, others are searched
 LISTED = 20  # at most that many unknown values in a message
@@ -60,13 +62,14 @@ class ClassMap:
 
     integers: _Table
     colors: _Table | None  # None where two classes share a printed colour
-    ignore: int
+    ignore_index: int | None
     min_consensus: int | None
-    building: int | None
+    building: int | None  # the value of drawn footprints; None where labels are rasters
 
     @classmethod
-    def of(cls, recipe: WindowRecipe) -> Self:
+    def of(cls, recipe: Recipe) -> Self:
         """The recipe's map. Raises RecipeError when a value or colour is claimed twice."""
+        ignore = recipe.ignore_index or 0  # where it is None, nothing of the recipe is to be ignored
         integers = [(code, entry) for entry in recipe.classes for code in _codes(entry)]
         colors = [(_color_code(text), entry) for entry in recipe.classes for text in _colors(entry)]
         claimed = dict(_once(integers, _value_text))
@@ -89,24 +92,38 @@ class ClassMap:
         read_back = bool(ignored_colors) or any(entry.source_colors is not None for entry in recipe.classes)
         if read_back or len({code for code, _ in colors}) == len(colors):
             owned = [(code, entry.value) for code, entry in _once(colors, _color_text) if code not in ignored_colors]
-            color_table = _Table.of([*owned, *((code, recipe.ignore) for code in ignored_colors)])
+            color_table = _Table.of([*owned, *((code, ignore) for code in ignored_colors)])
         else:
             color_table = None
         values = [(code, entry.value) for code, entry in integers]
         return cls(
-            _Table.of([*values, *((code, recipe.ignore) for code in set(recipe.ignore_values))]),
+            _Table.of([*values, *((code, ignore) for code in set(recipe.ignore_values))]),
             color_table,
-            recipe.ignore,
+            recipe.ignore_index,
             recipe.labels.min_consensus if isinstance(recipe.labels, ProvidedLabels) else None,
-            recipe.building_value,
+            recipe.building_value if recipe.draws_footprints else None,
         )
 
     def apply(self, raw: RawLabels, window: str) -> NDArray[np.uint8]:
         """The class mask (y, x) of the labels of ``window`` (its name, for messages).
 
-        Pixels without a label, below the minimum consensus, or of an ignored value get the ignore value. Raises
-        LabelError when another pixel has a value or colour that the recipe does not know, with all of these.
+        Drawn footprints become the building class, and 0 elsewhere. Pixels without a label, below the minimum
+        consensus, or of an ignored value get the ignore index. Raises LabelError when another pixel has a value or
+        colour that the recipe does not know, with all of these; RecipeError where there is no ignore index to use.
         """
+        ignored = raw.missing
+        if self.building is None:
+            mask, ignored = self._translated(raw, window)
+        else:
+            mask = raw.values.view(np.uint8) * np.uint8(self.building)  # the values are bool
+        if ignored is not None and ignored.any():
+            if self.ignore_index is None:
+                raise RecipeError(f"ignore_index: is null, but {window} has pixels without a label; give it a value")
+            mask[ignored] = self.ignore_index
+        return mask
+
+    def _translated(self, raw: RawLabels, window: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """The class value of every pixel, and where it is to be ignored."""
         values = np.asarray(raw.values)
         ignored = self._ignored(raw, values.shape[-2:], window)
         if values.ndim == 3 and len(values) == 3:
@@ -138,14 +155,7 @@ class ClassMap:
                 f"{window}: labels that the recipe does not know, with their counts of pixels: "
                 f"{', '.join(listed)}{more}; add them to {remedy}"
             )
-        mask[ignored] = self.ignore
-        return mask
-
-    def from_footprints(self, mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
-        """The class mask of drawn footprints (y, x): the building class's value, and 0 elsewhere."""
-        if self.building is None:
-            raise RecipeError("classes: expected a class named building, as labels are footprints")
-        return np.where(mask, np.uint8(self.building), np.uint8(0))
+        return mask, ignored
 
     def _ignored(self, raw: RawLabels, shape: tuple[int, ...], window: str) -> NDArray[np.bool_]:
         ignored = np.zeros(shape, dtype=np.bool_) if raw.missing is None else raw.missing.copy()
@@ -159,35 +169,11 @@ class ClassMap:
         return ignored
 
 
-def shares(mask: NDArray[np.uint8], recipe: WindowRecipe) -> tuple[float, ...]:
-    """Share of every class, in the recipe's order, of all pixels of a class mask, ignored ones included.
-
-    All pixels, so that a minimum share of buildings means the same whether a dataset ignores pixels or not.
-    """
-    return tuple(float(np.count_nonzero(mask == entry.value) / mask.size) for entry in recipe.classes)
-
-
-def ignore_share(mask: NDArray[np.uint8], recipe: WindowRecipe) -> float:
-    """Share of the pixels of a class mask that have the ignore value."""
-    return float(np.count_nonzero(mask == recipe.ignore) / mask.size)
-
-
-def why_rejected(class_shares: tuple[float, ...], ignored: float, recipe: WindowRecipe) -> str | None:
-    """The reason for which the recipe's filter rejects a mask of these shares, None when it passes."""
-    limits = recipe.filter
-    by_name = dict(zip((entry.name for entry in recipe.classes), class_shares, strict=True))
-    if limits.min_building_fraction is not None and by_name["building"] < limits.min_building_fraction:
-        return "density"
-    if any(by_name[name] < minimum for name, minimum in limits.min_fraction.items()):
-        return "density"
-    return "ignored labels" if ignored > limits.max_ignore_fraction else None
-
-
-def _codes(entry: WindowClass) -> list[int]:
+def _codes(entry: ClassEntry) -> list[int]:
     return [entry.value] if entry.source_values is None else list(dict.fromkeys(entry.source_values))
 
 
-def _colors(entry: WindowClass) -> list[str]:
+def _colors(entry: ClassEntry) -> list[str]:
     colors = [entry.color] if entry.source_colors is None else entry.source_colors
     return list(dict.fromkeys(text.lower() for text in colors))
 
@@ -204,9 +190,9 @@ def _color_text(code: int) -> str:
     return f"#{code:06x}"
 
 
-def _once(pairs: list[tuple[int, WindowClass]], text: Callable[[int], str]) -> list[tuple[int, WindowClass]]:
+def _once(pairs: list[tuple[int, ClassEntry]], text: Callable[[int], str]) -> list[tuple[int, ClassEntry]]:
     """``pairs``. Raises RecipeError when two classes claim one code."""
-    owners: dict[int, WindowClass] = {}
+    owners: dict[int, ClassEntry] = {}
     for code, entry in pairs:
         other = owners.setdefault(code, entry)
         if other is not entry:

@@ -6,7 +6,6 @@ column, sorted along a Hilbert curve, the :class:`LabelReport` as JSON in the sc
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from tasks.errors import DiskError, LabelError
+from tasks.atomic import writing
+from tasks.errors import LabelError
 from tasks.labels.tags import drop_reason
 
 REPORT_KEY = b"tilewright"
@@ -137,7 +137,7 @@ def content_hash(geometry: NDArray[np.object_], osm_type: NDArray[np.object_], o
 
 
 def write_footprints(path: Path, footprints: Footprints) -> None:
-    """Write ``footprints`` as GeoParquet, under a temporary name first.
+    """Write ``footprints`` as GeoParquet, whole or not at all.
 
     Columns: geometry, osm_type, osm_id, source, timestamp, bbox. Raises DiskError when the disk refuses.
     """
@@ -161,15 +161,8 @@ def write_footprints(path: Path, footprints: Footprints) -> None:
         }
     )
     metadata = {b"geo": json.dumps(_geo_metadata(bounds)), REPORT_KEY: json.dumps(asdict(report))}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as temporary:
         pq.write_table(table.replace_schema_metadata(metadata), temporary, row_group_size=ROW_GROUP, compression="zstd")
-        temporary.replace(path)
-    except OSError as error:
-        raise DiskError(f"{path}: cannot write the footprints ({error.strerror or error}); free some disk") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_footprints(path: Path) -> Footprints:

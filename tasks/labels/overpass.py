@@ -29,9 +29,10 @@ from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.labels.footprints import Footprints
 from tasks.labels.overpass_answers import count_whole, write_extract
 from tasks.labels.pbf import read_buildings
-from tasks.labels.registry import ANSWERS
+from tasks.labels.protocol import ANSWERS
 from tasks.secrets import redact
-from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+from tasks.web.client import Client
+from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked_pause
 
 MAX_QUERY_KM2 = 2_500.0  # osmnx's own limit for one query
 MAX_QUERIES = 16  # more is a case for an extract, says the public servers' policy
@@ -63,9 +64,11 @@ class OverpassSource:
         settings = _query_settings(self.timeout, self.date)
         what = "\n".join([self.url, settings, *(area.wkt for area in areas)])
         folder = work / ANSWERS / hashlib.sha256(what.encode()).hexdigest()[:16]
-        gate = _Gate(self.url, self.timeout + _GRACE)
+        policy = RetryPolicy(self.attempts, self.attempts * (self.timeout + 2.0 * _GRACE), self.first_pause)
+        client = Client(policy, _GRACE, LabelError, "correct labels.url", login=True)
+        gate = _Gate(client, self.url, self.timeout + _GRACE)
         if count_whole(folder) < len(areas):
-            with _osmnx(self, settings, folder, gate):
+            with client, _osmnx(self, settings, folder, gate):
                 for area in areas:
                     self._ask(area, gate)
         extract = folder / "answers.osm.pbf"
@@ -77,7 +80,7 @@ class OverpassSource:
         finally:
             extract.unlink(missing_ok=True)
         found.timestamp = _iso(self.date) if self.date else timestamp
-        return found.clean(source=f"overpass {redact(self.url)}", requests=gate.requests)
+        return found.clean(source=f"overpass {redact(self.url)}", requests=client.requests)
 
     def _ask(self, area: Any, gate: "_Gate") -> None:
         """Have the answer for ``area`` among the kept ones."""
@@ -93,12 +96,12 @@ class OverpassSource:
             except (requests.ConnectionError, requests.Timeout) as error:
                 raise gate.lost(error) from error
 
-        patience = Patience(self.attempts, self.attempts * (self.timeout + 2.0 * _GRACE), self.first_pause)
         try:
-            persist(once, patience)
+            gate.client.persist(once)
         except TransientError as error:
             raise LabelError(
-                f"{error}; gave up after {gate.requests} requests, start again later, or use labels from a pbf extract"
+                f"{error}; gave up after {gate.client.requests} requests, start again later, or use labels from a pbf"
+                " extract"
             ) from error
         except requests.RequestException as error:
             raise LabelError(f"{redact(self.url)}: {redact(str(error))}; correct labels.url") from error
@@ -185,14 +188,14 @@ def _osmnx(source: OverpassSource, query_settings: str, folder: Path, gate: "_Ga
 class _Gate:
     """What every answer of the server passes: only a whole one gets through."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, client: Client, url: str, seconds: float) -> None:
+        self.client = client
         self.url = url.rstrip("/")
         self.shown = redact(self.url)
-        self.requests = 0
         self._seconds = seconds
 
     def __call__(self, response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-        self.requests += 1
+        self.client.count()
         with response:
             if response.status_code != 200:
                 raise self._refusal(response)
@@ -210,19 +213,15 @@ class _Gate:
 
     def lost(self, error: requests.RequestException) -> TransientError:
         """The failure of a request that got no answer."""
-        self.requests += 1
+        self.client.count()
         return TransientError(f"{self.shown}: no answer ({type(error).__name__})")
 
     def wait_for_slot(self) -> None:
         """Wait until the server has a slot for us, as its /status says, but no longer than a query may take."""
         import osmnx
 
-        try:
-            headers = {"User-Agent": osmnx.settings.http_user_agent}
-            answer = requests.get(f"{self.url}/status", headers=headers, timeout=_GRACE)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            raise self.lost(error) from error
-        self.requests += 1
+        headers = {"User-Agent": osmnx.settings.http_user_agent}
+        answer = self.client.get(f"{self.url}/status", headers=headers, follow=True, whole=True, transient=())
         time.sleep(min(slot_wait(answer.text), self._seconds))
 
     def _body(self, response: requests.Response) -> bytes:
@@ -240,8 +239,8 @@ class _Gate:
     def _refusal(self, response: requests.Response) -> TransientError | LabelError:
         status = response.status_code
         if status in TRANSIENT_STATUS:
-            pause = retry_after(response.headers.get("Retry-After"))
-            return TransientError(f"{self.shown}: the server answered {status} {response.reason}", pause)
+            message = f"{self.shown}: the server answered {status} {response.reason}"
+            return TransientError(message, asked_pause(response.headers))
         if response.is_redirect:
             place = redact(response.headers["Location"])
             return LabelError(f"{self.shown}: the server moved to {place}; correct labels.url")

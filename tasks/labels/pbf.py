@@ -18,8 +18,8 @@ from tasks.errors import DiskError, LabelError, TilewrightError
 from tasks.geo.tiles import Tile
 from tasks.labels.cover import TileCover
 from tasks.labels.footprints import Footprints, clean
-from tasks.web.download import DOWNLOAD_PATIENCE, download
-from tasks.web.retry import Patience
+from tasks.web.download import DOWNLOAD_POLICY, download
+from tasks.web.retry import RetryPolicy
 
 LARGE_FILE = 256 << 20  # bytes; the nodes of a larger file are indexed on disk, at 16 bytes each
 _AREA_RELATIONS = ("multipolygon", "boundary")
@@ -33,12 +33,12 @@ class PbfSource:
     path: Path | None = None
     url: str | None = None
     checksum: str | None = None
-    patience: Patience = DOWNLOAD_PATIENCE
+    policy: RetryPolicy = DOWNLOAD_POLICY
 
     def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
         """Building ways and multipolygon relations on ``tiles``. Raises LabelError naming the file or URL."""
         if self.url is not None:
-            path, requests = download(self.url, work / "pbf", self.checksum, self.patience)
+            path, requests = download(self.url, work / "pbf", self.checksum, self.policy)
         elif self.path is not None:
             path, requests = self.path, 0
         else:

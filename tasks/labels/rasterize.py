@@ -1,4 +1,4 @@
-"""Footprints to class masks, exactly, in a sample's own pixel grid.
+"""Footprints drawn, exactly, in a window's own pixel grid.
 
 The rule is GDAL's: a pixel belongs to a polygon when its centre does. Holes stay open and every part
 of a MultiPolygon is drawn.
@@ -15,8 +15,8 @@ import shapely
 from numpy.typing import NDArray
 from rasterio import Affine
 
-from tasks.geo.georeference import MERCATOR, Georeference, corners, projection_from_lonlat, tile_georeference
-from tasks.geo.tiles import Tile, mercator
+from tasks.geo.georeference import MERCATOR, Georeference, corners, projection_from_lonlat
+from tasks.geo.tiles import mercator
 
 # rasterio changes the process's warning filters while it rasterizes, which threads must not do at once; and it holds
 # the interpreter for most of the time, so that threads taking turns tile by tile are slower than one after the other.
@@ -47,29 +47,23 @@ class FootprintIndex:
     def __len__(self) -> int:
         return self._count
 
-    def mask(self, tile: Tile, pixels: int) -> NDArray[np.bool_]:
-        """Building pixels of ``tile`` as bool (pixels, pixels); row 0 is the northern edge."""
-        return self.masks([tile], pixels)[0]
-
-    def masks(self, tiles: Sequence[Tile], pixels: int) -> list[NDArray[np.bool_]]:
-        """The mask of each tile, for an index in EPSG:3857. One thread draws at a time."""
-        return self.draw([(tile_georeference(tile, pixels), pixels, pixels) for tile in tiles])
-
     def draw(self, images: Sequence[tuple[Georeference, int, int]]) -> list[NDArray[np.bool_]]:
         """Building pixels of images given as (georeference in the index's CRS, width, height): bool (height, width).
 
         One thread draws at a time.
         """
+        points = np.array([corners(*image) for image in images]).reshape(-1, 4, 2)
+        (west, south), (east, north) = points.min(axis=1).T, points.max(axis=1).T
+        of, found = self._tree.query(shapely.box(west, south, east, north))  # sorted by image
+        each = np.split(found, np.searchsorted(of, np.arange(1, len(images))))
         with _RASTERIZING, rasterio.Env():
-            return [self._draw(*image) for image in images]
+            return [self._draw(polygons.tolist(), *image) for polygons, image in zip(each, images, strict=False)]
 
-    def _draw(self, georeference: Georeference, width: int, height: int) -> NDArray[np.bool_]:
-        points = corners(georeference, width, height)
-        found = self._tree.query(shapely.box(*points.min(axis=0), *points.max(axis=0)))
-        if not len(found):
+    def _draw(self, polygons: list[int], georeference: Georeference, width: int, height: int) -> NDArray[np.bool_]:
+        if not polygons:
             return np.zeros((height, width), dtype=np.bool_)
         burnt: NDArray[np.uint8] = rasterio.features.rasterize(
-            [self._polygon(int(index)) for index in found],
+            [self._polygon(index) for index in polygons],
             out_shape=(height, width),
             transform=Affine(*georeference.transform),
             dtype="uint8",
@@ -84,21 +78,3 @@ class FootprintIndex:
             "type": "Polygon",
             "coordinates": [self._vertices[starts[ring] : starts[ring + 1]].tolist() for ring in rings],
         }
-
-
-def pack_mask(mask: NDArray[np.bool_]) -> bytes:
-    """A bool mask as one bit a pixel, rows first."""
-    return np.packbits(mask).tobytes()
-
-
-def unpack_mask(data: bytes, pixels: int) -> NDArray[np.bool_]:
-    """The bool (pixels, pixels) mask that :func:`pack_mask` made ``data`` from."""
-    bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8), count=pixels * pixels)
-    return bits.reshape(pixels, pixels).astype(np.bool_)
-
-
-def resize_mask(mask: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """A class mask (h, w) at ``side`` pixels by nearest neighbour, so that no new value appears."""
-    rows = ((np.arange(side) + 0.5) * mask.shape[0] / side).astype(np.intp)
-    columns = ((np.arange(side) + 0.5) * mask.shape[1] / side).astype(np.intp)
-    return mask[np.ix_(rows, columns)]

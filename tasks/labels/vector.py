@@ -66,20 +66,25 @@ class VectorSource:
 class VectorFiles:
     """The polygons of many files, as where every scene has its own."""
 
-    pattern: Path  # what the files matched, for messages
-    sources: Sequence[VectorSource]
+    folder: Path
+    pattern: str  # of their paths from there, with {scene} or *
+    layer: str | None = None
 
     def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
         """As :meth:`VectorSource.fetch`, of all files; a polygon with an OSM id that stands in several comes once."""
-        if not self.sources:
-            raise LabelError(f"{self.pattern}: matches no file; correct labels.path (it is relative to the recipe)")
-        found = [one for one in (source.fetch_or_none(tiles, work) for source in self.sources) if one is not None]
+        files = matching(self.folder, self.pattern)
+        if not files:
+            raise LabelError(
+                f"{self.folder / self.pattern}: matches no file; correct labels.path (it is relative to the recipe)"
+            )
+        each = (VectorSource(file, self.layer).fetch_or_none(tiles, work) for file in files)
+        found = [one for one in each if one is not None]
         reports = [one.report for one in found]
         together = clean(
             [shape for one in found for shape in one.geometry],
             osm_type=[kind for one in found for kind in one.osm_type],
             osm_id=[number for one in found for number in one.osm_id.tolist()],
-            source=f"vector {self.pattern.name} ({len(self.sources)} files)",
+            source=f"vector {Path(self.pattern).name} ({len(files)} files)",
             timestamp=max((report.timestamp for report in reports), default=""),
         )
         dropped = Counter(together.report.dropped)
@@ -92,6 +97,20 @@ class VectorFiles:
             dropped=dict(sorted(dropped.items())),
         )
         return replace(together, report=whole)
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a recipe's path stands for the files of many scenes."""
+    return "*" in path or "{scene}" in path
+
+
+def matching(folder: Path, path: str) -> list[Path]:
+    """The file of a recipe's path from ``folder``, there or not, or those that match when it is a pattern, sorted."""
+    if not is_pattern(path):
+        return [(folder / path).resolve()]
+    wild = path.replace("{scene}", "*")
+    fixed = Path(wild.split("*", 1)[0] + "x").parent  # the folder above the first star
+    return sorted((folder / fixed).resolve().glob(str(Path(wild).relative_to(fixed))))
 
 
 def _read(path: Path, layer: str | None, cover: TileCover) -> Any:

@@ -70,33 +70,27 @@ def check_image(data: bytes, pixels: int) -> float:
         raise _bad(error) from None
 
 
-def decode_rgb(data: bytes, pixels: int | None = None) -> NDArray[np.uint8]:
-    """Decode to (3, height, width) uint8, red first. Alpha is dropped, not blended; of 16 bits the upper 8 are kept.
-    The array is a view of one whose channels come last, to be copied where it goes.
+def decode_image(data: bytes, pixels: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """Decode to (3, height, width) uint8, red first, and which pixels (height, width) are hidden, that is of alpha 0;
+    None where the image has no transparency.
 
+    Alpha is dropped, not blended; of 16 bits the upper 8 are kept. The image is a view of one whose channels come
+    last, to be copied where it goes.
     Raises BadImageError, or WrongSizeError when ``pixels`` is given and is not the side.
     """
     if _plain_jpeg(data, pixels):
-        return _decode_jpeg(data).transpose(2, 0, 1)
+        return _decode_jpeg(data).transpose(2, 0, 1), None
     image = _open(data, pixels)
     try:
         if image.mode.startswith("I"):  # 16-bit gray, which Pillow's own conversion would clip
             gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-            return np.repeat(gray[np.newaxis], 3, axis=0)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+            return np.repeat(gray[np.newaxis], 3, axis=0), None
+        if not image.has_transparency_data:
+            return np.asarray(image.convert("RGB")).transpose(2, 0, 1), None
+        bands = np.asarray(image.convert("RGBA")).transpose(2, 0, 1)
+        return bands[:3], bands[3] == 0
     except _BROKEN as error:
         raise _bad(error) from None
-
-
-def resize_rgb(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Resize (3, height, width) uint8 to (3, side, side), bilinear, antialiased when it shrinks."""
-    if array.shape[1:] == (side, side):
-        return array
-    image = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)))
-    resized = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
-    return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 
 def _plain_jpeg(data: bytes, pixels: int | None) -> bool:

@@ -22,11 +22,12 @@ from rasterio.errors import CRSError, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as PixelWindow
 
-from tasks.errors import SourceError, TilewrightError
+from tasks.errors import SourceError, TilewrightError, WindowReadError
 from tasks.geo.georeference import Georeference, corners
-from tasks.samples.window import Window, WindowReadError
+from tasks.samples.window import Window
 from tasks.secrets import redact
 
+IMAGE_TYPES = ("uint8", "uint16", "int16", "float32")  # of images; all others become one of these
 CACHE_BYTES = 128 << 20  # of GDAL, for decoded blocks: two rows of windows of a 9000 px RGB scene, for each thread
 OPEN_FILES = 24  # for each thread: the bands of a scene at a date, with layers and labels
 # What data sets come in. A VRT is none of them: it could make GDAL read other files, or URLs.

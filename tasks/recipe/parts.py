@@ -1,33 +1,56 @@
-"""What recipes of every kind are made of: areas, grids, labels, classes, limits, and the base of a recipe."""
+"""What recipes are made of: areas, cells, classes, filters, clouds, splits, limits.
 
-import hashlib
-import json
-import re
-from abc import abstractmethod
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+Every key is *content* (it says what the samples are) or *manner* (how they are come by, where files and servers are,
+or what people are told). Manner is marked with :data:`MANNER`; the content hash of a recipe covers content alone, for
+what the files and servers gave is hashed by itself. The string below a key is its description in the JSON Schema.
+"""
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from typing import Annotated, Any, Final, Literal, Self
 
-from tasks.recipe.yaml import StrictModel
-from tasks.secrets import redact_values
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from tasks.recipe.yaml import StrictModel, refused
 
 MAX_ZOOM = 24
-OSM_ATTRIBUTION = "© OpenStreetMap contributors"
-OSM_LICENCE = "ODbL-1.0"
+MANNER: Final = "manner"
+SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(min_length=1)]
+Side = Annotated[int, Field(ge=16, le=16384)]
+Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+class About(StrictModel):
+    """What a person must know before building: shown by ``plan`` and stored with every version."""
+
+    licence: Annotated[str, MANNER] = ""
+    """Of imagery and labels, in words."""
+    size: Annotated[str, MANNER] = ""
+    """In words: files, bytes, samples."""
+    needs: Annotated[str, MANNER] = ""
+    """What the user must have or accept."""
+    files: Annotated[str, MANNER] = ""
+    """How to put the original files where the recipe looks for them."""
+    homepage: Annotated[str, MANNER] = ""
+    """Where the original is described or given out."""
 
 
 class Area(StrictModel):
     """Where: exactly one of ``tiles``, ``bbox``, ``place`` and ``geojson``, optionally sampled."""
 
-    tiles: str | None = None  # path of a text file of z/x/y lines
-    bbox: list[float] | None = None  # west, south, east, north in degrees; west > east crosses the antimeridian
-    place: str | None = None  # a name for Nominatim, or an OSM id such as R1403916
-    geojson: str | None = None  # path of a GeoJSON file with polygons in EPSG:4326
-    sample: Annotated[int, Field(ge=1)] | None = None  # draw that many tiles evenly over the area
+    tiles: Annotated[str | None, MANNER] = None
+    """Path of a text file of z/x/y lines."""
+    bbox: list[float] | None = None
+    """West, south, east, north in degrees; west > east crosses the antimeridian."""
+    place: str | None = None
+    """A name for Nominatim, or an OSM id such as R1403916."""
+    geojson: Annotated[str | None, MANNER] = None
+    """Path of a GeoJSON file with polygons in EPSG:4326."""
+    sample: Annotated[int, Field(ge=1)] | None = None
+    """Draw that many cells evenly over the area."""
     seed: int = 0
+    """Another seed draws another sample."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -50,127 +73,194 @@ class Area(StrictModel):
 
 
 class Grid(StrictModel):
-    """The slippy-map grid whose tiles are the samples."""
+    """Cells of the slippy-map grid, as tiles of a zoom: of STAC items short for ``cells: {kind: tiles, ...}``."""
 
     zoom: Annotated[int, Field(ge=0, le=MAX_ZOOM)]
+    """Of the tiles: one more halves their side."""
     tile_size: Literal[256, 512] = 256
+    """Pixels along a side."""
 
 
-class Labels(StrictModel):
-    """What every label source takes."""
+class TileCells(StrictModel):
+    """Cells of the slippy-map grid, in EPSG:3857."""
 
-    attribution: str = OSM_ATTRIBUTION
-    licence: str = OSM_LICENCE
-
-
-class VectorLabels(Labels):
-    """Footprints in a file that GDAL or GeoParquet reads, in any CRS it declares."""
-
-    source: Literal["vector"]
-    path: str
-    layer: str | None = None
+    kind: Literal["tiles"]
+    zoom: Annotated[int, Field(ge=0, le=MAX_ZOOM)]
+    """Of the tiles: one more halves their side."""
+    size: Side = 256
+    """Pixels along a side."""
 
 
-class OverpassLabels(Labels):
-    """Footprints from an Overpass API, for areas up to a town's size."""
+class UtmCells(StrictModel):
+    """Square cells in the UTM zone of each place, on multiples of ``size * resolution`` metres."""
 
-    source: Literal["overpass"]
-    url: str = "https://overpass-api.de/api"
-    date: str | None = None  # e.g. 2024-01-01T00:00:00Z, on servers that keep the past
-    attempts: Annotated[int, Field(ge=1, le=20)] = 4
-    timeout: Annotated[int, Field(ge=1, le=3600)] = 180  # seconds a query may take on the server
-    rate_limit: bool = True  # ask the server's /status for a free slot before each query
+    kind: Literal["utm"]
+    size: Side = 256
+    """Pixels along a side."""
+    resolution: Annotated[float, Field(gt=0, le=10_000)]
+    """Metres a pixel."""
 
 
-class PbfLabels(Labels):
-    """Footprints from an OSM extract: exactly one of ``path`` and ``url``."""
+class PolygonCells(StrictModel):
+    """One cell for each polygon of a file, centred on it, in its place's UTM zone."""
 
-    source: Literal["pbf"]
-    path: str | None = None
-    url: str | None = None
-    checksum: str | None = None  # md5:... or sha256:..., or the URL of a file that holds one
+    kind: Literal["polygons"]
+    path: Annotated[Name, MANNER]
+    """Of a GeoJSON file."""
+    size: Side = 256
+    """Pixels along a side."""
+    resolution: Annotated[float, Field(gt=0, le=10_000)]
+    """Metres a pixel."""
+
+
+Cells = Annotated[TileCells | UtmCells | PolygonCells, Field(discriminator="kind")]
+
+
+class PatchGrid(StrictModel):
+    """How windows are cut from scenes; ``size`` 0 takes scenes whole."""
+
+    size: Annotated[int, Field(ge=0, le=16384)]
+    """Pixels along a window's side, padding included; 0 takes scenes whole."""
+    stride: Side | None = None
+    """Pixels from one window to the next; by default the labelled ones of a window, so that none overlap."""
+    edge: Literal["inside", "pad", "drop"] = "inside"
+    """Pull the last window inside the scene, pad it, or leave out what does not fill one."""
+    padding: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Pixels of mirrored context around every window, without labels."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.path is None) == (self.url is None):
-            raise ValueError("needs exactly one of path and url")
+        if 0 < self.size < 16:
+            raise refused("size", "expected 0 (whole scenes) or at least 16 pixels")
+        if self.padding and 2 * self.padding >= self.size:
+            raise ValueError(f"padding {self.padding} on both sides leaves nothing of size {self.size}")
+        core = self.size - 2 * self.padding
+        if self.size and self.stride and self.stride > core:
+            raise ValueError(f"stride {self.stride} is larger than the {core} labelled pixels of a window: gaps")
         return self
 
-    @field_validator("checksum")
-    @classmethod
-    def _check_checksum(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|https?://\S+", value):
-            raise ValueError("expected md5:<32 hex digits>, sha256:<64 hex digits> or the http(s) URL of such a file")
-        return value
+    @property
+    def step(self) -> int:
+        """Pixels from one window's labelled core to the next one's; 0 where scenes are whole."""
+        return self.stride or self.size - 2 * self.padding
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether two windows share pixels throughout (a last one that is pulled inside is not counted)."""
+        return self.step < self.size
 
 
 class ClassEntry(StrictModel):
-    """One class of the mask."""
+    """One class of the mask, and which of the source's values it stands for."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Name
+    """Footprints are drawn as the class named building."""
     value: Annotated[int, Field(ge=0, le=254)]
-    color: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+    """That the class has in the masks."""
+    color: Color
+    """In pictures, as #rrggbb."""
+    source_values: list[int] | None = None
+    """The values of label rasters that mean this class; by default its value alone."""
+    source_colors: list[Color] | None = None
+    """The colours of RGB label rasters that mean this class; by default its color alone."""
 
 
-class Limits(StrictModel):
-    """Where a run refuses or gives up."""
+class Clouds(StrictModel):
+    """Which pixels of an acquisition hide the ground, and what then."""
 
-    max_tiles: Annotated[int, Field(ge=1)] = 1_000_000
-    max_failed_fraction: Fraction = 0.005
+    mask: Literal["auto", "provided", "cld", "scl", "none"] = "none"
+    """The layer that tells: the collection's own cloud mask, CLD, SCL, whichever there is, or none."""
+    max_fraction: Fraction = 0.0
+    """Share of an acquisition's pixels that may be hidden."""
+    drop: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]  # noqa: RUF012
+    """SCL classes that hide the ground."""
+    threshold: Annotated[int, Field(ge=1, le=100)] = 50
+    """CLD probability in percent from which a pixel is cloud."""
+    dilate: Annotated[int, Field(ge=0, le=64)] = 0
+    """Pixels by which clouds are grown."""
+    on_cloud: Literal["reject", "mask", "next-date"] = "reject"
+    """What becomes of an acquisition with more clouds: no sample, a sample with a cloud mask, or the next date."""
 
 
-class SplitShares(StrictModel):
-    """Shares of the three splits."""
+class Filter(StrictModel):
+    """Which samples are worth having."""
+
+    min_building_fraction: Fraction | None = None
+    """Share of building pixels; of slippy maps with footprints 0.15, unless it says null."""
+    min_fraction: dict[str, Fraction] = Field(default_factory=dict)
+    """Share of pixels of a class, by its name."""
+    max_ignore_fraction: Fraction = 1.0
+    """Share of pixels of the ignore index; 0 asks for their absence."""
+    max_nodata_fraction: Fraction = 0.05
+    """Share of pixels without imagery."""
+
+
+class Splits(StrictModel):
+    """Shares of the three splits, and what keeps together."""
 
     train: Fraction = 0.70
     validation: Fraction = 0.15
     test: Fraction = 0.15
     seed: int = 0
+    """Another seed shuffles otherwise."""
+    by: Literal["block", "tile", "group", "scene", "sample"] = "scene"
+    """What keeps together: of slippy maps block (the default) or tile; elsewhere scene (the default), group, block,
+    sample."""
+    block_zoom: Annotated[int, Field(ge=0, le=MAX_ZOOM)] | None = None
+    """Of slippy maps: zoom of the tiles that are blocks; by default three above the grid's."""
+    block: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Elsewhere: samples along a block's side, by default 8."""
+    buffer: Annotated[int, Field(ge=0, le=64)] = 0
+    """Whole samples that lie between two splits."""
+    groups: dict[SplitName, list[Name]] = Field(default_factory=dict)
+    """Scenes, groups, blocks or samples (as ``by`` says) of a split, by name or by pattern such as austin*."""
+    holdout: Fraction = 0.0
+    """Share of the area of each scene not named in groups that is kept whole for validation."""
 
     @model_validator(mode="after")
-    def _check_shares(self) -> Self:
+    def _check(self) -> Self:
         total = self.train + self.validation + self.test
         if abs(total - 1.0) > 1e-9:
             raise ValueError(f"train, validation and test must sum to 1 (they sum to {total:g})")
+        named = [name for names in self.groups.values() for name in names]
+        if len(set(named)) != len(named):
+            raise refused("groups", "every name may stand in one split only")
         return self
 
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of train, validation and test."""
+        return self.train, self.validation, self.test
 
-class BaseRecipe(StrictModel):
-    """What every recipe has."""
-
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
-    title: Annotated[str, Field(min_length=1)]
-    description: str = ""
-    limits: Limits = Limits()
-    resize: Annotated[int, Field(ge=16, le=4096)] | None = None
-
-    _folder: Path = PrivateAttr(default_factory=Path.cwd)
-
-    def resolve(self, path: str) -> Path:
-        """``path`` as the recipe means it: relative to the recipe's folder."""
-        return (self._folder / path).resolve()
-
-    @abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What two builds must agree on to be versions of one dataset."""
-
-    def public(self) -> dict[str, Any]:
-        """The recipe's values as JSON, tokens in URLs and headers replaced: what a store may hold."""
-        values = self.model_dump(mode="json")
-        headers = values["imagery"].get("headers")
-        if headers:
-            values["imagery"]["headers"] = dict.fromkeys(headers, "***")
-        return {key: redact_values(value) for key, value in values.items()}
-
-    def hash(self) -> str:
-        """SHA-256 of the recipe's public values (not of its comments, layout or place on disk), as hex."""
-        canonical = json.dumps(self.public(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()
+    @property
+    def block_side(self) -> int:
+        """Samples along a block's side, where blocks are counted in samples."""
+        return self.block or 8
 
 
-def check_classes(classes: list[Any]) -> None:
-    """Raise ValueError when a name or value stands twice."""
-    values = [entry.value for entry in classes]
-    names = [entry.name for entry in classes]
-    if len(set(values)) != len(values) or len(set(names)) != len(names):
-        raise ValueError("classes: every name and every value may stand once")
+class Limits(StrictModel):
+    """Where a run refuses or gives up."""
+
+    max_tiles: Annotated[int, Field(ge=1), MANNER] = 1_000_000
+    """Candidates of any kind."""
+    max_failed_fraction: Annotated[Fraction, MANNER] = 0.005
+    """Share of the images asked for that may fail."""
+
+
+def content_of(model: BaseModel) -> dict[str, Any]:
+    """The content keys of a model with their values as JSON takes them, those of its parts included."""
+    return {
+        name: _plain(getattr(model, name))
+        for name, field in type(model).model_fields.items()
+        if MANNER not in field.metadata
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return content_of(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value

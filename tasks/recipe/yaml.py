@@ -7,9 +7,9 @@ a key that stands twice is refused.
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -19,6 +19,7 @@ from tasks.errors import RecipeError
 
 Key = str | int
 KeyPath = tuple[Key, ...]
+OldNames = Mapping[tuple[str, ...], tuple[str, ...]]  # of keys in a file, old to present; in the same mapping
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -27,6 +28,8 @@ class StrictModel(BaseModel):
     """A model that takes no unknown key and converts no value silently."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    old_names: ClassVar[OldNames] = {}  # of a model that is a whole file
 
     @model_validator(mode="before")
     @classmethod
@@ -46,16 +49,38 @@ class StrictModel(BaseModel):
         return type(self).model_validate({**self.model_dump(), **changes})
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model", bound=StrictModel)
 
 
-class RefusedValueError(ValueError):
-    """Why the function that chooses a model refuses a value of the file, and where that stands."""
+def refused(at: str, message: str) -> PydanticCustomError:
+    """What a model's validator raises against the value at the dotted key ``at``, counted from that model."""
+    return PydanticCustomError("refused", "{at}: {message}", {"at": at, "message": message})
 
-    def __init__(self, at: KeyPath, given: str, valid: Sequence[str]) -> None:
-        """``valid``: the values that could stand there."""
-        super().__init__(f"unknown value {given!r}; {_hint(given, valid)}")
-        self.at = at
+
+def renamed(data: Mapping[str, Any], old_names: OldNames) -> dict[str, Any]:
+    """A copy of ``data`` with the keys that were called otherwise under their present names.
+
+    Raises what :func:`refused` makes where both names stand.
+    """
+    values = dict(data)
+    for (*path, old), (*_, new) in old_names.items():
+        if not isinstance(_holder(values, (*path, old)), Mapping):
+            continue
+        holder = values
+        for part in path:
+            holder[part] = holder = dict(holder[part])
+        if new in holder:
+            raise refused(".".join((*path, old)), f"is the old name of {new}, which stands too; keep {new}")
+        holder[new] = holder.pop(old)
+    return values
+
+
+def _holder(data: Any, at: tuple[str, ...]) -> Any:
+    """The mapping in ``data`` that has the last key of ``at``; None where there is none."""
+    *path, last = at
+    for part in path:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return data if isinstance(data, Mapping) and last in data else None
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -86,25 +111,20 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 _CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 
 
-def load_strict(
-    path: Path, model: type[Model] | Callable[[Mapping[str, Any]], type[Model]], overrides: Sequence[str] = ()
-) -> Model:
+def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read ``path`` as ``model``, after applying ``overrides`` of the form ``a.b=value`` (value in YAML).
 
-    model: a model, or what chooses one from the file's values.
-    Raises RecipeError, naming file, line, key and the nearest valid name, for anything that is refused.
+    An override takes the place of the same key under its other name. Raises RecipeError, naming file, line, key and the
+    nearest valid name, for anything that is refused.
     """
     data, lines = _read(path)
     for override in overrides:
-        _apply(data, override)
+        _apply(data, override, model.old_names)
     try:
-        chosen: type[Model] = model if isinstance(model, type) else model(data)
-    except RefusedValueError as refused:
-        raise RecipeError(_located(path, lines, overrides, refused.at, str(refused))) from None
-    try:
-        return chosen.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(path, data, lines, overrides, item) for item in error.errors()]
+        places = [_place(data, item, model.old_names) for item in error.errors()]
+        problems = [_located(path, lines, overrides, *place) for place in places]
         raise RecipeError("\n".join(problems)) from None
 
 
@@ -166,7 +186,7 @@ def _collect_lines(path: Path, node: yaml.Node, at: KeyPath, lines: dict[KeyPath
             _collect_lines(path, value, (*at, index), lines, depth + 1)
 
 
-def _apply(data: dict[str, Any], override: str) -> None:
+def _apply(data: dict[str, Any], override: str, old_names: OldNames) -> None:
     key, sign, value = override.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
@@ -189,14 +209,26 @@ def _apply(data: dict[str, Any], override: str) -> None:
             if isinstance(target, dict) and target.get(index) is None:
                 target[index] = {}
             target = target[index]
+    for pair in old_names.items():
+        if tuple(parts) in pair:
+            other = pair[pair[0] == tuple(parts)]
+            (_holder(data, other) or {}).pop(other[-1], None)
 
 
-def _describe(path: Path, data: Any, lines: dict[KeyPath, int], overrides: Sequence[str], error: ErrorDetails) -> str:
+def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> tuple[KeyPath, str]:
+    """Where in the file, by the names that it has there, an error lies, and what it says."""
     context = error.get("ctx", {})
-    at = _real_path(data, error["loc"])
+    at, message = _real_path(data, error["loc"]), _message(error, context)
     if error["type"] == "unknown_key":
         at = (*at, str(context["key"]))
-    return _located(path, lines, overrides, at, _message(error, context))
+    elif error["type"] == "union_tag_invalid":
+        at = (*at, str(context["discriminator"]).strip("'"))
+    elif error["type"] == "refused":
+        at = (*at, *(int(part) if part.isdigit() else part for part in str(context["at"]).split(".")))
+    for old, new in old_names.items():
+        if at[: len(new)] == new and _holder(data, old) is not None:
+            at = (*old, *at[len(new) :])
+    return at, message
 
 
 def _located(path: Path, lines: dict[KeyPath, int], overrides: Sequence[str], at: KeyPath, message: str) -> str:
@@ -217,10 +249,14 @@ def _message(error: ErrorDetails, context: Mapping[str, Any]) -> str:
         key = str(context["discriminator"]).strip("'")
         return f"needs the key {key!r}, which says what kind it is"
     if kind == "union_tag_invalid":
-        key = str(context["discriminator"]).strip("'")
-        return f"{key}: unknown value {context['tag']!r}; {_hint(context['tag'], _quoted(context['expected_tags']))}"
+        return f"unknown value {context['tag']!r}; {_hint(str(context['tag']), _quoted(context['expected_tags']))}"
+    if kind == "refused":
+        return str(context["message"])
     if kind == "literal_error":
-        return f"unknown value {given!r}; {_hint(str(given), _quoted(str(context['expected'])))}"
+        expected = str(context["expected"])
+        return f"unknown value {given!r}; {_hint(str(given), _quoted(expected) or [expected])}"
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return f"expected a mapping of keys to values (got {given!r})"
     text = error["msg"].removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
     if kind in ("value_error", "unknown_key") or isinstance(given, (dict, list)):

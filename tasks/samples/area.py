@@ -13,10 +13,11 @@ import shapely
 import shapely.affinity
 from numpy.typing import NDArray
 
+from tasks.atomic import write_text
 from tasks.errors import AreaError
 from tasks.geo.tiles import MAX_LATITUDE, Tile, quadkey
-from tasks.recipe.load import Recipe
-from tasks.recipe.parts import Area
+from tasks.recipe.model import Recipe
+from tasks.recipe.parts import Area, TileCells
 from tasks.secrets import redact
 
 MAX_GEOJSON_BYTES = 256 << 20
@@ -24,29 +25,23 @@ _R2 = (0.7548776662466927, 0.5698402909980532)  # inverse powers of the plastic 
 
 
 def candidate_tiles(recipe: Recipe, work: Path) -> list[Tile]:
-    """Every candidate tile of ``recipe``, sorted, without duplicates.
+    """Every candidate tile of ``recipe``, whose cells are tiles: sorted, without duplicates.
 
     A tile is a candidate when it shares more than a border with the area. ``work`` holds the polygon of
     a place once it was looked up. Raises AreaError when the area is empty, cannot be read or found, or
     holds more than ``limits.max_tiles``.
     """
-    return tiles_of(recipe.area, recipe.grid.zoom, recipe.limits.max_tiles, recipe.resolve, work)
-
-
-def tiles_of(
-    area: Area, zoom: int, cap: int, resolve: Callable[[str], Path], work: Path, zoom_key: str = "grid.zoom"
-) -> list[Tile]:
-    """The tiles of ``zoom`` in ``area``, as :func:`candidate_tiles` has them, at most ``cap``.
-
-    ``resolve`` makes paths of the recipe absolute; messages call the recipe's key of the zoom ``zoom_key``.
-    """
+    area, made, cap = recipe.area, recipe.cells, recipe.limits.max_tiles
+    if area is None or not isinstance(made, TileCells):
+        raise TypeError("the recipe's cells are no tiles")
+    zoom, zoom_key = made.zoom, "grid.zoom" if recipe.grid is not None else "imagery.cells.zoom"
     if area.sample is not None and area.sample > cap:
         raise AreaError(f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other")
     if area.tiles is not None:
-        tiles = read_tile_list(resolve(area.tiles), zoom, zoom_key)
+        tiles = read_tile_list(recipe.resolve(area.tiles), zoom, zoom_key)
         chosen = tiles if area.sample is None else systematic_sample(tiles, area.sample, area.seed)
     else:
-        shape = clip_to_map(area_shape(area, resolve, work))
+        shape = clip_to_map(area_shape(area, recipe.resolve, work))
         if shape.is_empty:
             raise AreaError(
                 "the area is empty: it has no surface between the latitudes "
@@ -167,7 +162,7 @@ def systematic_sample(tiles: list[Tile], count: int, seed: int) -> list[Tile]:
 def area_shape(area: Area, resolve: Callable[[str], Path], work: Path) -> Any:
     """The polygons of an area that is no list of tiles, EPSG:4326; longitudes may go on beyond 180.
 
-    ``work`` holds the polygon of a place once it was looked up. Raises AreaError.
+    ``work`` holds the polygon of a place once it was looked up. Raises AreaError, DiskError.
     """
     if area.bbox is not None:
         west, south, east, north = area.bbox
@@ -176,10 +171,7 @@ def area_shape(area: Area, resolve: Callable[[str], Path], work: Path) -> Any:
         return read_geojson(resolve(area.geojson))
     kept = work / f"place-{re.sub(r'[^A-Za-z0-9]+', '-', str(area.place))}.geojson"
     if not kept.exists():
-        shape = _look_up(str(area.place))
-        temporary = kept.with_suffix(".tmp")
-        temporary.write_text(shapely.to_geojson(shape), encoding="utf-8")
-        temporary.replace(kept)
+        write_text(kept, shapely.to_geojson(_look_up(str(area.place))))
     return read_geojson(kept)
 
 

@@ -1,8 +1,10 @@
-"""From the cells of a STAC recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
+"""From the cells of a recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
 
 import json
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import shapely
@@ -13,9 +15,10 @@ from tasks.errors import AreaError
 from tasks.geo.georeference import Georeference, tile_georeference
 from tasks.geo.tiles import Tile, quadkey
 from tasks.geo.utm import UtmCell, cells_over, to_degrees, to_metres, utm_epsg
-from tasks.recipe.parts import Area
-from tasks.recipe.windows import PolygonCells, StacImagery, TileCells, UtmCells, WindowRecipe
-from tasks.samples.area import MAX_GEOJSON_BYTES, area_shape, clip_to_map, tiles_of
+from tasks.recipe.model import Recipe
+from tasks.recipe.parts import Area, PolygonCells, TileCells, UtmCells
+from tasks.recipe.sources import SlippyImagery
+from tasks.samples.area import MAX_GEOJSON_BYTES, area_shape, candidate_tiles, clip_to_map
 from tasks.samples.window import Window
 
 SAMPLED_FROM = 400_000  # so many cells may be enumerated to draw a sample of them
@@ -23,26 +26,31 @@ _USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GOLDEN = 0.6180339887498949
 
 
-def cells(recipe: WindowRecipe, work: Path) -> list[Window]:
-    """The windows that ``imagery.cells`` lays over the area, sorted so that neighbours stand together.
+def cells(recipe: Recipe, work: Path) -> list[Window]:
+    """The windows that ``grid`` or ``imagery.cells`` lays over the area.
+
+    Those of slippy maps are sorted by zoom, column and row, all others so that neighbours stand together.
 
     A tile is named z/x/y, a UTM cell by its zone's EPSG code and the easting and northing in metres of its upper left
     corner (``32633/499200-5099520``), the cell of a polygon by its feature's id, or by its number when not every
-    feature has an id of its own. Cells of one block of ``splits.block`` x ``splits.block`` share a group, as do cells
-    of polygons that overlap. ``work`` holds the polygon of a place once it was looked up.
+    feature has an id of its own. Cells of one block of ``splits.block`` x ``splits.block``, of slippy maps the tiles
+    below one tile of ``splits.block_zoom``, share a group, as do cells of polygons that overlap. ``work`` holds the
+    polygon of a place once it was looked up.
     Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``.
     """
-    imagery = recipe.imagery
-    if not isinstance(imagery, StacImagery):
-        raise TypeError("only STAC imagery has cells")
-    made, cap, block = imagery.cells, recipe.limits.max_tiles, recipe.splits.block
+    made, cap, block = recipe.cells, recipe.limits.max_tiles, recipe.splits.block_side
     if isinstance(made, PolygonCells):
         return polygon_windows(recipe.resolve(made.path), made, block, cap)
-    if recipe.area is None:
-        raise TypeError("a recipe without an area has no such cells")
     if isinstance(made, TileCells):
-        tiles = tiles_of(recipe.area, made.zoom, cap, recipe.resolve, work, "imagery.cells.zoom")
-        return tile_windows(tiles, made.size, block)
+        tiles = candidate_tiles(recipe, work)
+        if not isinstance(recipe.imagery, SlippyImagery):
+            return tile_windows(sorted(tiles, key=quadkey), made.size, lambda t: f"{t.z}/{t.x // block}-{t.y // block}")
+        if recipe.splits.by in ("tile", "sample"):
+            return tile_windows(tiles, made.size, lambda tile: tile.name)
+        zoom = recipe.block_zoom
+        return tile_windows(tiles, made.size, lambda tile: tile.parent(zoom).name)
+    if recipe.area is None or made is None:
+        raise TypeError("the recipe lays no cells over an area")
     if recipe.area.tiles is not None:
         raise AreaError("area.tiles goes with imagery.cells of kind tiles; give area.bbox, place or geojson for utm")
     shape = clip_to_map(area_shape(recipe.area, recipe.resolve, work))
@@ -51,13 +59,12 @@ def cells(recipe: WindowRecipe, work: Path) -> list[Window]:
     return utm_windows(shape, recipe.area, made, block, cap)
 
 
-def tile_windows(tiles: list[Tile], size: int, block: int) -> list[Window]:
+def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str]) -> list[Window]:
     """A window of ``size`` x ``size`` pixels in EPSG:3857 for each tile."""
-    found = []
-    for tile in sorted(tiles, key=quadkey):
-        group = f"{tile.z}/{tile.x // block}-{tile.y // block}"
-        found.append(Window(tile.name, tile.name, group, 0, 0, size, size, tile_georeference(tile, size)))
-    return found
+    return [
+        Window(name := tile.name, name, intern(group(tile)), 0, 0, size, size, tile_georeference(tile, size))
+        for tile in tiles
+    ]
 
 
 def utm_windows(shape: Any, area: Area, made: UtmCells, block: int, cap: int) -> list[Window]:

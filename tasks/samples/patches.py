@@ -1,4 +1,4 @@
-"""Where the windows of a raster lie, and which of them a reserved strip keeps for validation. Pure arithmetic.
+"""Where the windows of a raster lie, which share a block, and which a strip holds out for validation. All is pure.
 
 A window is ``size`` x ``size`` pixels in all. With a padding its labelled core is ``size - 2 * padding`` wide, the
 cores step by the stride, and the rim around a core is context for a network that loses it.
@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from tasks.recipe.windows import Cut
+from tasks.recipe.parts import PatchGrid
 
 Edge = Literal["inside", "pad", "drop"]
 
@@ -38,21 +38,30 @@ def starts(extent: int, core: int, stride: int, edge: Edge) -> list[int]:
     return [*regular, beyond if edge == "inside" else regular[-1] + stride]
 
 
-def place(width: int, height: int, cut: Cut) -> list[Placed]:
+def place(width: int, height: int, grid: PatchGrid) -> list[Placed]:
     """The windows of a raster of ``width`` x ``height`` pixels, row by row; one without a name when it is all of it."""
-    if cut.size == 0 or (width == height == cut.size and not cut.padding):
+    if grid.size == 0 or (width == height == grid.size and not grid.padding):
         return [Placed(0, 0, width, height, None)]
-    core = cut.size - 2 * cut.padding
-    stride = cut.stride or core
-    columns = starts(width, core, stride, cut.edge)
+    core = grid.size - 2 * grid.padding
+    columns = starts(width, core, grid.step, grid.edge)
     return [
-        Placed(column - cut.padding, row - cut.padding, cut.size, cut.size, (row, column))
-        for row in starts(height, core, stride, cut.edge)
+        Placed(column - grid.padding, row - grid.padding, grid.size, grid.size, (row, column))
+        for row in starts(height, core, grid.step, grid.edge)
         for column in columns
     ]
 
 
-def reserve(
+def block_of(one: Placed, grid: PatchGrid, side: int) -> tuple[int, int]:
+    """Row and column of the block of ``side`` x ``side`` windows that a window lies in.
+
+    A last window that was moved back lies in the block of the one before it, which it overlaps.
+    """
+    row, column = one.at or (0, 0)
+    step = max(1, grid.step * side)
+    return row // step, column // step
+
+
+def hold_out(
     placed: Sequence[Placed], width: int, height: int, share: float, seed: int, scene: str
 ) -> list[bool | None]:
     """For each window whether a strip of about ``share`` of the raster holds it: True, False, or None astride.
@@ -60,7 +69,7 @@ def reserve(
     The strip lies at one side of the raster, drawn by a hash of seed and name: one of the two short sides, where its
     border is shortest and the fewest windows lie astride, and any of the four when all are alike. It ends where its
     innermost windows do, as near to the share as that can be while there are windows on both sides; where that cannot
-    be, nothing is reserved. A window's rim counts, for a network sees it.
+    be, nothing is held out. A window's rim counts, for a network sees it.
     """
     draw = hashlib.sha256(f"{seed} {scene}".encode()).digest()
     across = draw[0] % 2 == 0 if width == height else width > height  # the strip cuts the columns, not the rows

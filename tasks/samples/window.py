@@ -1,42 +1,19 @@
-"""What a sample is when it is no tile: a window of pixels, and what its sources owe.
+"""What a sample is: a window of pixels, on the ground or in a scene.
 
-A window is a chip that already exists, a part of a scene at a stride, or a cell of a grid laid over STAC items. It
-may have a georeference or none. An imagery source says which windows there are and what was seen there when; a label
-source gives the labels of the same pixels. Neither knows the ledger, the filter or the store.
+A tile of the slippy map is a window with an EPSG:3857 georeference; so is a cell of any grid, in its own CRS. A chip
+that exists already is a whole scene, a window of a scene a part of one; both may have a georeference or none.
 """
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from tasks.errors import TilewrightError
 from tasks.geo.georeference import Georeference
-from tasks.labels.footprints import LabelReport
 
-IMAGE_TYPES = ("uint8", "uint16", "int16", "float32")  # of images; all others become one of these
+SHARD_WINDOWS = 256
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]")
-
-__all__ = [
-    "IMAGE_TYPES",
-    "Chip",
-    "Georeference",
-    "Look",
-    "RawLabels",
-    "Shard",
-    "Window",
-    "WindowLabels",
-    "WindowReadError",
-    "WindowSource",
-    "of_look",
-    "ranked",
-    "safe_name",
-    "window_name",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,115 +22,67 @@ class Window:
 
     name: str  # the sample's id: unique in the dataset, of letters, digits and ./-_@ (see window_name)
     scene: str  # the scene or chip that it is cut from; for a cell of a grid, the cell's name
-    group: str  # what a split by group keeps together
+    group: str  # what a split by block or group keeps together
     column: int  # of the upper left pixel in the scene; negative where the window is padded; 0 for a cell
     row: int
     width: int  # pixels
     height: int
     georeference: Georeference | None = None
-    look: str = ""  # the one look that this sample is of; "" to choose among all
-    rank: int = 0  # of several samples from one window: this is the (rank+1)-th best look
+    item: str = ""  # the one item that this sample is of; "" to select among all
+    rank: int = 0  # of several samples from one window: this is of the (rank+1)-th best item
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Shard:
     """The unit of work: some hundred windows that lie together."""
 
-    name: str
+    name: str  # fit for a file name
     windows: tuple[Window, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Chip:
-    """The pixels of a window as seen once."""
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All windows that there are, cut into shards."""
 
-    image: NDArray[Any]  # (band, y, x): uint8, uint16, int16 or float32
-    nodata: NDArray[np.bool_]  # (y, x): True where there is no data in any band
-    note: str = ""  # how the values were made, such as the reflectance rule
-    padded: NDArray[np.bool_] | None = None  # (y, x): True where the inside of the scene is mirrored; no nodata there
+    shards: tuple[Shard, ...]
+    left_out: dict[str, int]  # what could not become a candidate, by why
 
+    def windows(self) -> Iterator[Window]:
+        """Every window, shard by shard."""
+        for shard in self.shards:
+            yield from shard.windows
 
-class Look(Protocol):
-    """What was seen in one window at one time. Nothing is read before it is asked for; any thread may ask."""
-
-    id: str  # of the item or scene
-    acquired_at: int | None  # Unix seconds; None where nobody says
-
-    def read(self) -> Chip:
-        """The recipe's bands. Raises WindowReadError, SourceError, CredentialError."""
-        ...
-
-    def layer(self, name: str) -> NDArray[Any] | None:
-        """A layer about the pixels on the window's own grid (y, x), by nearest neighbour; None when there is none.
-
-        name: ``cloudmask``, ``CLD`` or ``SCL``. Raises as :meth:`read`.
-        """
-        ...
+    def __len__(self) -> int:
+        return sum(len(shard.windows) for shard in self.shards)
 
 
-class WindowSource(Protocol):
-    """Imagery for windows. Making one does no I/O; any thread may ask it."""
+class Place(NamedTuple):
+    """Where a window lies among its like, in units of its own width and height."""
 
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands of every image."""
-        ...
-
-    @property
-    def requests(self) -> int:
-        """Sent over HTTP so far."""
-        ...
-
-    def windows(self) -> list[Window]:
-        """Every window, sorted so that neighbours stand together. Raises SourceError, AreaError."""
-        ...
-
-    def looks(self, window: Window) -> Sequence[Look]:
-        """All that was seen there, best guess first (least cloudy by its metadata, else oldest first).
-
-        A window with ``look`` has that one only. Empty when nothing covers the window. Raises as :meth:`Look.read`.
-        """
-        ...
-
-    @property
-    def left_out(self) -> Mapping[str, int]:
-        """What has no window or look that could have had one, counted by why."""
-        ...
-
-    def states(self) -> Mapping[str, str]:
-        """A text for each scene that changes with its image files on this machine; empty where there are none."""
-        ...
-
-    def close(self) -> None:
-        """Let files and connections go."""
-        ...
+    plane: str  # places on different planes are not near each other
+    x: float
+    y: float  # southwards
 
 
-@dataclass(frozen=True, eq=False)
-class RawLabels:
-    """Labels of a window as their source has them."""
-
-    values: NDArray[Any]  # (y, x) integers, or (3, y, x) uint8 RGB colours
-    missing: NDArray[np.bool_] | None = None  # (y, x): True where the source has no label, as in padding
-    consensus: NDArray[np.uint8] | None = None  # (y, x): 0 to 100
-
-
-class WindowLabels(Protocol):
-    """Labels for windows; any thread may read."""
-
-    def prepare(self, windows: Sequence[Window], work: Path) -> LabelReport:
-        """Get ready for these windows; ``work`` is a folder for downloads. Raises LabelError."""
-        ...
-
-    def read(self, window: Window) -> RawLabels | None:
-        """The labels of a window, None where the source has none and the recipe allows it. Raises LabelError."""
-        ...
+def place_of(window: Window) -> Place:
+    """The window's place: in its scene, or on the grid of its CRS for a cell of one."""
+    lies = window.georeference
+    if window.name.partition("@")[0] != window.scene or lies is None:
+        return Place(window.scene, window.column / window.width, window.row / window.height)
+    width, height = lies.transform[0] * window.width, -lies.transform[4] * window.height
+    return Place(lies.crs, lies.transform[2] / width, -lies.transform[5] / height)
 
 
-class WindowReadError(TilewrightError):
-    """One window could not be read, also not at a further attempt. It is recorded as failed and the run goes on.
+def only(shards: Iterable[Shard], names: set[str]) -> list[Shard]:
+    """``shards`` with only the windows of these names, and without those that have none left."""
+    cut = (Shard(shard.name, tuple(one for one in shard.windows if one.name in names)) for shard in shards)
+    return [shard for shard in cut if shard.windows]
 
-    The message is short and without URLs' tokens: it becomes the ledger's reason.
-    """
+
+def in_order(windows: Sequence[Window], size: int = SHARD_WINDOWS) -> tuple[Shard, ...]:
+    """Shards of ``size`` windows as they come, named by their numbers."""
+    count = math.ceil(len(windows) / size)
+    return tuple(Shard(f"{n}", tuple(windows[n * size : (n + 1) * size])) for n in range(count))
 
 
 def window_name(scene: str, row: int | None = None, column: int | None = None) -> str:
@@ -166,11 +95,11 @@ def safe_name(text: str) -> str:
     return _PLAIN.sub("_", text)
 
 
-def of_look(window: Window, look: str) -> Window:
-    """The sample of one look of a window: ``name@look``."""
-    return replace(window, name=f"{window.name}@{look}", look=look)
+def of_item(window: Window, item: str) -> Window:
+    """The sample of one item of a window: ``name@item``."""
+    return replace(window, name=f"{window.name}@{item}", item=item)
 
 
 def ranked(window: Window, count: int) -> list[Window]:
-    """The samples of the ``count`` best looks of a window: ``name@0``, ``name@1``, ...; itself when there is one."""
+    """The samples of the ``count`` best items of a window: ``name@0``, ``name@1``, ...; itself when there is one."""
     return [window] if count == 1 else [replace(window, name=f"{window.name}@{n}", rank=n) for n in range(count)]

@@ -1,5 +1,6 @@
 """The work directory beside a store: ledger, label files, image files, and the lock of a running build."""
 
+import errno
 import fcntl
 import json
 import os
@@ -7,63 +8,112 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.errors import BusyError, DiskError, StoreError
-from tasks.versions.read import local_path
+from tasks.secrets import redact
 
 
+@dataclass(frozen=True)
 class WorkDir:
-    """Paths of one store's work directory, which is made when missing."""
+    """Paths of one store's work directory. Nothing is made or looked at before it is asked for."""
 
-    def __init__(self, store: str) -> None:
+    root: Path
+
+    @classmethod
+    def of(cls, store: str) -> "WorkDir":
         """``store``: a local path (its work directory is ``<store>.work``) or ``s3://bucket/prefix``
-        (``work/<bucket>-<prefix>`` under the current directory).
+        (``work/<bucket>-<prefix>`` under the current directory). Raises StoreError for anything else.
         """
         local = local_path(store)
         if local is not None:
-            self.root = local.with_name(local.name + ".work")
-        else:
-            parts = urlsplit(store)
-            self.root = Path("work").absolute() / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{parts.netloc}{parts.path}")
-        self.ledger = self.root / "ledger.sqlite"
-        self.images = self.root / "images"
-        self.labels = self.root / "labels"
-        self.footprints = self.labels / "footprints.parquet"
-        self.preview = self.root / "preview.png"
+            return cls(local.with_name(local.name + ".work"))
+        parts = urlsplit(store)
+        return cls(Path("work").absolute() / re.sub(r"[^A-Za-z0-9._-]+", "-", f"{parts.netloc}{parts.path}"))
+
+    @property
+    def ledger(self) -> Path:
+        """The database of :mod:`tasks.state.sqlite`."""
+        return self.root / "ledger.sqlite"
+
+    @property
+    def images(self) -> Path:
+        """The folder of :mod:`tasks.state.staging`."""
+        return self.root / "images"
+
+    @property
+    def labels(self) -> Path:
+        """The folder of downloads for labels."""
+        return self.root / "labels"
+
+    @property
+    def footprints(self) -> Path:
+        """The footprints that masks are drawn from."""
+        return self.labels / "footprints.parquet"
+
+    @property
+    def preview(self) -> Path:
+        """The picture of some samples."""
+        return self.root / "preview.png"
+
+    def make(self) -> None:
+        """Make the folders that are missing. Raises DiskError, StoreError."""
         try:
             self.images.mkdir(parents=True, exist_ok=True)
             self.labels.mkdir(exist_ok=True)
         except OSError as error:
-            kind = DiskError if error.errno == 28 else StoreError
-            raise kind(f"{self.root}: cannot be made ({error.strerror}); choose another --store") from None
+            raise self._refused(error) from None
 
     @contextmanager
     def lock(self, command: str) -> Iterator[None]:
-        """Hold the work directory against other builds; a dead process holds nothing.
+        """Hold the work directory, which was made, against other builds; a dead process holds nothing.
 
-        Raises BusyError naming who holds it and since when.
+        Raises BusyError naming who holds it and since when, DiskError, StoreError.
         """
         path = self.root / "lock"
-        with path.open("a+", encoding="utf-8") as file:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise self._refused(error) from None
+        try:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, _claim(command), 0)
             except BlockingIOError:
                 raise BusyError(
                     f"{self.root}: another build holds this store ({_holder(path)}); wait for it to end, or stop it"
                 ) from None
-            file.truncate(0)
-            started = datetime.now(UTC).isoformat(timespec="seconds")
-            file.write(
-                json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started, "command": command})
-            )
-            file.flush()
+            except OSError as error:
+                raise self._refused(error) from None
             try:
                 yield
             finally:
-                file.truncate(0)
+                os.ftruncate(handle, 0)
+        finally:
+            os.close(handle)
+
+    def _refused(self, error: OSError) -> DiskError | StoreError:
+        kind = DiskError if error.errno == errno.ENOSPC else StoreError
+        return kind(f"{self.root}: cannot be made ({error.strerror}); choose another --store")
+
+
+def local_path(store: str) -> Path | None:
+    """The path of a local store, None for one in an object store. Raises StoreError for what is neither."""
+    parts = urlsplit(store)
+    if parts.scheme == "s3":
+        return None
+    if parts.scheme not in ("", "file"):
+        raise StoreError(f"{redact(store)}: expected a local path or s3://bucket/prefix")
+    return Path(parts.path if parts.scheme == "file" else store).absolute()
+
+
+def _claim(command: str) -> bytes:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started, "command": command}).encode()
 
 
 def _holder(path: Path) -> str:

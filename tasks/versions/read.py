@@ -1,37 +1,14 @@
 """Reading a dataset store: an Icechunk repository whose tags v1, v2, ... are the dataset's versions.
 
-Layout of a version (schema 2), groups ``train``, ``validation`` and ``test``, n samples each:
-
-=================== ======================== ======== ==========================================
-array               dimensions               dtype    meaning
-=================== ======================== ======== ==========================================
-image               sample, band, y, x       any      uint8, uint16, int16 or float32; row 0 is the northern edge
-mask                sample, y, x             uint8    class values of the recipe, and its ignore value
-unusable            sample, y, x             uint8    1 where clouds hide the ground (clouds.on_cloud: mask)
-sample_id           sample                   string   z/x/y of a tile, or a window's name
-group               sample                   string   what the split kept together with it
-crs                 sample                   string   "EPSG:3857", ...; empty where there is none
-transform           sample, coefficient      float64  a to f of rasterio.Affine; NaN where there is none
-bounds              sample, edge             float64  west, south, east, north in degrees
-class_share         sample, class            float32  shares of all pixels by their labels alone, before resizing
-building_fraction   sample                   float32  the same for buildings, where there is such a class
-nodata_fraction     sample                   float32  share of the image's pixels
-fetched_at          sample                   int64    Unix seconds (CF units, so xarray gives dates)
-tile                sample, index            int32    z, x, y (tiles only)
-cloud_fraction      sample                   float32  NaN where nobody knows (windows only)
-acquired_at         sample                   int64    when the image was taken (windows only)
-origin              sample                   string   item or scene that the image is from (windows only)
-=================== ======================== ======== ==========================================
-
-Schema 1 is the same for tiles, without ``group``, ``crs``, ``transform`` and ``class_share``; it is still read.
+Light to import: training does, and whoever only reads. What a version holds is listed in :mod:`tasks.versions.schema`.
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,9 +17,11 @@ import zarr
 
 from tasks.errors import DiskError, StoreError
 from tasks.secrets import redact
+from tasks.state.workdir import local_path
+from tasks.versions.schema import FORMER_ATTRIBUTES, FORMER_NAMES, READABLE, SPLITS, table
 
-SCHEMA_VERSION = 2
-READABLE = (1, 2)
+__doc__ = f"{__doc__}\n{table()}\n"
+
 BRANCH = "main"
 
 # Local storage warns at every open that only one process may commit; the build's lock sees to that.
@@ -62,12 +41,15 @@ class VersionInfo:
 
 @dataclass(frozen=True)
 class SplitArrays:
-    """The arrays of one split."""
+    """The arrays of one split, by their present names whatever the schema."""
 
     group: zarr.Group
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
+
+    def __contains__(self, name: str) -> bool:
+        return self._name(name) in self.group
 
     @property
     def image(self) -> zarr.Array[Any]:
@@ -80,30 +62,33 @@ class SplitArrays:
         return self._array("mask")
 
     @property
-    def unusable(self) -> zarr.Array[Any] | None:
+    def cloud_mask(self) -> zarr.Array[Any] | None:
         """uint8 (sample, y, x), 1 where clouds hide the ground; None when the version has no such array."""
-        return self._array("unusable") if "unusable" in self.group else None
+        return self._array("cloud_mask") if "cloud_mask" in self else None
 
     @property
     def sample_id(self) -> list[str]:
-        """Names of the samples, in order."""
-        return [str(name) for name in self._array("sample_id")[:]]  # type: ignore[union-attr]
+        """Names of the samples, in slot order."""
+        return [str(name) for name in self.array("sample_id")]
 
     @property
-    def group_of(self) -> list[str]:
-        """What the split kept together with each sample, in order; empty in versions of schema 1."""
-        if "group" not in self.group:
-            return []
-        return [str(name) for name in self._array("group")[:]]  # type: ignore[union-attr]
+    def unit_of(self) -> list[str]:
+        """What the split kept together with each sample, in slot order; empty in versions of schema 1."""
+        return [str(name) for name in self.array("group")] if "group" in self else []
 
     def array(self, name: str) -> Any:
-        """A whole array of the split in memory, such as ``tile`` or ``building_fraction``."""
+        """A whole array of the split in memory, such as ``tile`` or ``class_fraction``. Raises StoreError."""
         return self._array(name)[:]
 
+    def _name(self, name: str) -> str:
+        """What the version calls an array."""
+        return name if name in self.group else FORMER_NAMES.get(name, name)
+
     def _array(self, name: str) -> zarr.Array[Any]:
-        found = self.group[name]
+        found = self.group.get(self._name(name))
         if not isinstance(found, zarr.Array):
-            raise StoreError(f"{self.group.name}/{name}: expected an array; the store is not one of Tilewright's")
+            there = ", ".join(sorted(self.group.array_keys()))
+            raise StoreError(f"{self.group.name}/{name}: no such array in this version; there are {there or 'none'}")
         return found
 
 
@@ -118,8 +103,14 @@ class DatasetVersion:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Root attributes: recipe, classes, bands, mean, std, counts and the rest."""
-        return dict(self.root.attrs)
+        """Root attributes by their present names: recipe, classes, bands, mean, std, counts and the rest."""
+        return {FORMER_ATTRIBUTES.get(name, name): value for name, value in self.root.attrs.items()}
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The masks' value for pixels without a usable label, where there is one."""
+        found = self.attributes.get("ignore_index")
+        return None if found is None else int(found)
 
     def split(self, name: str) -> SplitArrays:
         """The arrays of ``train``, ``validation`` or ``test``. Raises StoreError for another name."""
@@ -128,6 +119,22 @@ class DatasetVersion:
             known = ", ".join(sorted(self.root.group_keys()))
             raise StoreError(f"{self.uri}@{self.version}: no split {name!r}; there are {known or 'none'}")
         return SplitArrays(group)
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What the next version of a store goes on from."""
+
+    number: int = 1  # of the next version: above that of every version there ever was
+    newest: VersionInfo | None = None
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the newest, by split in slot order
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # in the same order; "" in schema 1
+
+    def members(self) -> Iterator[tuple[str, str, str]]:
+        """Name, unit and split of every sample."""
+        for split, names in self.names.items():
+            for name, unit in zip(names, self.units[split], strict=True):
+                yield name, unit, split
 
 
 def parse_reference(reference: str) -> tuple[str, str | None]:
@@ -145,8 +152,6 @@ def storage_of(uri: str) -> icechunk.Storage:
         prefix = parts.path.strip("/")
         if not parts.netloc or not prefix:
             raise StoreError(f"{uri}: expected s3://bucket/prefix")
-        import os
-
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         return icechunk.s3_storage(
             bucket=parts.netloc,
@@ -157,16 +162,6 @@ def storage_of(uri: str) -> icechunk.Storage:
             force_path_style=endpoint is not None,
         )
     return icechunk.local_filesystem_storage(str(local_path(uri)))
-
-
-def local_path(uri: str) -> Path | None:
-    """The path of a local store, None for one in an object store."""
-    parts = urlsplit(uri)
-    if parts.scheme == "s3":
-        return None
-    if parts.scheme not in ("", "file"):
-        raise StoreError(f"{redact(uri)}: expected a local path or s3://bucket/prefix")
-    return Path(parts.path if parts.scheme == "file" else uri).absolute()
 
 
 @contextmanager
@@ -229,6 +224,30 @@ def versions(uri: str) -> list[VersionInfo]:
         return list_versions(repository)
 
 
+def next_number(repository: icechunk.Repository) -> int:
+    """The number of the next version: above all that tags and commits tell of.
+
+    A tag that was deleted by hand is still told of by its commit; Icechunk would not make it again.
+    """
+    commits = (str((info.metadata or {}).get("version")) for info in repository.ancestry(branch=BRANCH))
+    told = (re.fullmatch(r"v([0-9]+)", name) for name in (*repository.list_tags(), *commits))
+    return 1 + max((int(found[1]) for found in told if found), default=0)
+
+
+def previous_of(uri: str, repository: icechunk.Repository) -> Previous:
+    """What the next version of the store at ``uri``, open as ``repository``, goes on from. Raises StoreError."""
+    with store_errors(uri):
+        known = list_versions(repository)
+        number = next_number(repository)
+        if not known:
+            return Previous(number)
+        version = _opened(uri, repository, known[-1])
+        splits = {split: version.split(split) for split in SPLITS}
+        names = {split: tuple(arrays.sample_id) for split, arrays in splits.items()}
+        units = {split: tuple(arrays.unit_of) or ("",) * len(names[split]) for split, arrays in splits.items()}
+        return Previous(number, known[-1], names, units)
+
+
 def open_version(uri: str, version: str | None = None) -> DatasetVersion:
     """A version of the store at ``uri`` (the newest by default), read-only.
 
@@ -243,10 +262,14 @@ def open_version(uri: str, version: str | None = None) -> DatasetVersion:
         if chosen is None:
             listed = ", ".join(info.version for info in known)
             raise StoreError(f"{uri}: no version {version!r}; there are {listed}")
-        root = zarr.open_group(repository.readonly_session(tag=chosen.version).store, mode="r")
-    if root.attrs.get("schema_version") not in READABLE:
+        return _opened(uri, repository, chosen)
+
+
+def _opened(uri: str, repository: icechunk.Repository, info: VersionInfo) -> DatasetVersion:
+    root = zarr.open_group(repository.readonly_session(tag=info.version).store, mode="r")
+    schema = root.attrs.get("schema_version")
+    if schema not in READABLE:
         raise StoreError(
-            f"{uri}@{chosen.version}: schema {root.attrs.get('schema_version')}, this program reads {READABLE[-1]}; "
-            "use the program that wrote it"
+            f"{uri}@{info.version}: schema {schema}, this program reads {READABLE[-1]}; use the program that wrote it"
         )
-    return DatasetVersion(uri, chosen.version, chosen.snapshot, root)
+    return DatasetVersion(uri, info.version, info.snapshot, root)

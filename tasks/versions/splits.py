@@ -6,22 +6,17 @@ assignment and gives each newcomer to the split that is furthest below its share
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 import shapely
 
-from tasks.errors import RecipeError
-from tasks.geo.tiles import Tile
-from tasks.recipe.load import Splits
-from tasks.recipe.parts import SplitShares
+from tasks.recipe.parts import Splits
+from tasks.samples.window import Place
+from tasks.versions.schema import SPLITS, TEST, TRAIN, VALIDATION
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = (TRAIN, VALIDATION, TEST)
-RESERVED = ":reserved"  # ends the group of windows in the part of a scene that is kept for validation
+_HAIR = 1e-6  # of a window's side; places that are nearer to a limit than that are on it
 
 
 def hash_order(names: Iterable[str], seed: int) -> list[str]:
@@ -40,7 +35,7 @@ def largest_remainder(total: int, shares: Sequence[float]) -> list[int]:
     return counts
 
 
-def assign_splits(units: Mapping[str, str], known: Mapping[str, str], splits: SplitShares) -> dict[str, str]:
+def assign_splits(units: Mapping[str, str], known: Mapping[str, str], splits: Splits) -> dict[str, str]:
     """The split of every sample. ``units``: the unit of each sample; ``known``: units that have a split already."""
     members: dict[str, list[str]] = {}
     for name, unit in units.items():
@@ -51,42 +46,12 @@ def assign_splits(units: Mapping[str, str], known: Mapping[str, str], splits: Sp
     return {name: by_unit[unit] for unit, names in members.items() for name in names}
 
 
-def tile_unit(tile: Tile, splits: Splits, block_zoom: int) -> str:
-    """The unit that a tile belongs to: itself, or its block."""
-    return tile.name if splits.by == "tile" else tile.parent(block_zoom).name
-
-
-def named_splits(units: Iterable[str], groups: Mapping[Any, Sequence[str]]) -> dict[str, str]:
-    """The split of every unit that a recipe names: by name, else by pattern (``austin*``). Reserved parts validate.
-
-    Raises RecipeError when two splits claim one unit alike.
-    """
-    found: dict[str, str] = {}
-    for unit in units:
-        if unit.endswith(RESERVED):
-            found[unit] = VALIDATION
-            continue
-        claims = {split for split, names in groups.items() if unit in names}
-        claims = claims or {split for split, names in groups.items() if any(fnmatchcase(unit, name) for name in names)}
-        if len(claims) > 1:
-            raise RecipeError(
-                f"splits.groups: {unit} is named in {' and '.join(sorted(claims))}; name it in one of them"
-            )
-        if claims:
-            found[unit] = claims.pop()
-    return found
-
-
-def _shares(splits: SplitShares) -> tuple[float, float, float]:
-    return splits.train, splits.validation, splits.test
-
-
-def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: SplitShares) -> dict[str, str]:
+def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: Splits) -> dict[str, str]:
     """Cut the hash order where the running sum of samples is nearest to the shares' sums.
 
     With at least as many units as splits with a share, each of those gets one unit or more.
     """
-    shares = _shares(splits)
+    shares = splits.shares
     targets = np.cumsum(largest_remainder(sum(sizes), shares))
     running = np.concatenate(([0], np.cumsum(sizes)))
     cuts = [int(np.argmin(np.abs(running - target))) for target in targets[:2]]
@@ -100,9 +65,9 @@ def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: SplitShares) 
 
 
 def _with_newcomers(
-    order: Sequence[str], sizes: Sequence[int], known: Mapping[str, str], splits: SplitShares
+    order: Sequence[str], sizes: Sequence[int], known: Mapping[str, str], splits: Splits
 ) -> dict[str, str]:
-    shares = dict(zip(SPLITS, _shares(splits), strict=True))
+    shares = dict(zip(SPLITS, splits.shares, strict=True))
     result = {name: known[name] for name in order if name in known}
     counts: Counter[str] = Counter()
     for name, size in zip(order, sizes, strict=True):
@@ -118,23 +83,26 @@ def _with_newcomers(
     return result
 
 
-def too_near(assigned: Mapping[Tile, str], buffer: int) -> set[Tile]:
-    """Tiles with fewer than ``buffer`` whole tiles between them and a tile of another split.
+def too_near(places: Mapping[str, Place], assigned: Mapping[str, str], buffer: int) -> set[str]:
+    """Samples with less than ``buffer`` whole windows between them and one of another split on the same plane.
 
-    Dropping them leaves every pair of tiles of different splits at least ``buffer`` tiles apart
-    (Chebyshev distance on the grid, the border of the map not wrapped).
+    places: of all samples, by name; assigned: their splits. With buffer 0 these are the samples that share ground with
+    one of another split. Dropping them leaves samples of different splits at least ``buffer`` windows apart, along the
+    columns or along the rows (the border of the map is not wrapped).
     """
-    if buffer == 0:
-        return set()
-    dropped: set[Tile] = set()
-    by_split = {split: [tile for tile, name in assigned.items() if name == split] for split in SPLITS}
-    for split, tiles in by_split.items():
-        others = [tile for name, members in by_split.items() if name != split for tile in members]
-        if not tiles or not others:
+    planes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, place in places.items():
+        planes[place.plane][assigned[name]].append(name)
+    reach = buffer + 1 - _HAIR
+    dropped: set[str] = set()
+    for by_split in planes.values():
+        if len(by_split) == 1:
             continue
-        tree = shapely.STRtree(shapely.points([(tile.x, tile.y) for tile in others]))
-        x = np.array([tile.x for tile in tiles])
-        y = np.array([tile.y for tile in tiles])
-        near = tree.query(shapely.box(x - buffer, y - buffer, x + buffer, y + buffer))[0]
-        dropped.update(tiles[i] for i in np.unique(near))
+        points = {split: np.array([places[name][1:] for name in names]) for split, names in by_split.items()}
+        for split, names in by_split.items():
+            others = np.concatenate([found for other, found in points.items() if other != split])
+            low, high = points[split] - reach, points[split] + reach
+            boxes = shapely.box(low[:, 0], low[:, 1], high[:, 0], high[:, 1])
+            near = shapely.STRtree(shapely.points(others)).query(boxes)[0]
+            dropped.update(names[i] for i in np.unique(near))
     return dropped

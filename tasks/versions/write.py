@@ -7,10 +7,10 @@ follows the commit; should the process die between the two, the next build sets 
 import hashlib
 import math
 import shutil
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple, Self
 
 import icechunk
 import numpy as np
@@ -19,31 +19,27 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from tasks.errors import StoreError
-from tasks.geo.georeference import Georeference, lonlat_of
-from tasks.geo.tiles import Tile
+from tasks.geo.georeference import lonlat_of, tile_at
 from tasks.state.ledger import Sample
+from tasks.state.workdir import local_path
+from tasks.versions.plan import Block, Row, VersionPlan
 from tasks.versions.read import (
     BRANCH,
-    SCHEMA_VERSION,
     VersionInfo,
     list_versions,
-    local_path,
+    next_number,
     open_repository,
     storage_of,
     store_errors,
 )
-from tasks.versions.splits import SPLITS, TRAIN, hash_order
+from tasks.versions.schema import ARRAYS, NOT_KNOWN, SCHEMA_VERSION, SPLITS, TRAIN, ArraySpec, Layout
 
 # Chosen by benchmarks/reader.py; docs/architecture.md says why, benchmarks/README.md has the figures.
-SAMPLES_PER_CHUNK = 16
-CHUNK_BYTES = 16 << 20  # of images; large samples get fewer of them in a chunk
 IMAGE_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)
 MASK_CODEC = ZstdCodec(level=1)
 WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
-BLOCK_SAMPLES = 512  # samples of a write task
 HELD_CHUNKS = 4  # of these, how many chunks a write task holds in memory at once, if they are small
 HELD_BYTES = 32 << 20  # of images; one chunk at least
-NOT_KNOWN = np.iinfo(np.int64).min  # of a time; xarray shows it as NaT
 
 
 class Pixels(NamedTuple):
@@ -51,87 +47,39 @@ class Pixels(NamedTuple):
 
     image: NDArray[Any]  # (band, y, x)
     mask: NDArray[np.uint8]  # (y, x)
-    unusable: NDArray[np.bool_] | None = None  # (y, x)
+    cloud_mask: NDArray[np.bool_] | None = None  # (y, x)
 
 
 ReadSample = Callable[[Sample], Pixels]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What all samples of a version have in common, and what is known of each but its pixels."""
+class Moments(NamedTuple):
+    """Sums over the images of one chunk, by band: exact for integers."""
 
-    bands: tuple[str, ...]
-    dtype: np.dtype[Any]  # of the images
-    height: int  # pixels
-    width: int
-    classes: tuple[str, ...]  # names, in the order of Sample.shares
-    georeference: Callable[[str], Georeference | None]  # of a sample's pixels, by its name
-    unit: Callable[[str], str]  # what a split keeps together with it
-    tiles: bool = False  # whether samples are tiles of the slippy map
-    unusable: bool = False  # whether there is a mask of unusable pixels
-    building: bool = True  # whether there is a class for buildings
+    start: int  # the chunk's first sample
+    pixels: int
+    total: tuple[int | float, ...]
+    squares: tuple[int | float, ...]
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Of the images in a chunk."""
-        return self.samples_per_chunk * self._image_bytes
-
-    @property
-    def _image_bytes(self) -> int:
-        return len(self.bands) * self.height * self.width * self.dtype.itemsize
-
-    @property
-    def samples_per_chunk(self) -> int:
-        """A power of two, so that blocks are whole chunks."""
-        size = self._image_bytes
-        chunk = SAMPLES_PER_CHUNK
-        while chunk > 1 and chunk * size > CHUNK_BYTES:
-            chunk //= 2
-        return chunk
+    @classmethod
+    def of(cls, start: int, sums: Sequence[tuple[Sequence[Any], Sequence[Any]]], pixels: int) -> Self:
+        """From the sums and sums of squares of the chunk's images, of so many pixels each."""
+        totals, squares = (tuple(map(sum, zip(*part, strict=True))) for part in zip(*sums, strict=True))
+        return cls(start, pixels * len(sums), totals, squares)
 
 
 @dataclass(frozen=True)
-class Block:
-    """A run of samples of one split, aligned to chunks: what one write task does."""
+class Written:
+    """What writing a block came to; the commit needs that of all blocks."""
 
     split: str
     start: int
-    samples: tuple[Sample, ...]
+    image_sha256: bytes  # 32 of each sample, one after the other
+    mask_sha256: bytes
+    moments: tuple[Moments, ...]  # of the chunks of the train split; none of others
 
-
-class _Moments:
-    """Sums over images, kept apart by where they stand: so the statistics do not depend on the order of writing."""
-
-    def __init__(self, bands: int) -> None:
-        self._bands = bands
-        self._parts: dict[int, tuple[int, list[Any], list[Any]]] = {}
-
-    def add(self, start: int, images: NDArray[Any]) -> None:
-        """Sums over images (n, band, y, x) from sample ``start`` on: exact for integers."""
-        exact = images.dtype.kind in "ui"
-        total: list[Any] = [0] * self._bands
-        squares: list[Any] = [0] * self._bands
-        for image in images:  # one after the other, so that what is widened stays in the processor's cache
-            if image.dtype == np.uint8:
-                values = image.reshape(self._bands, -1).astype(np.uint16)  # which holds the square of a byte
-            else:
-                values = image.reshape(self._bands, -1).astype(np.int64 if exact else np.float64)
-            kind = np.int64 if exact else np.float64
-            sums, squared = values.sum(axis=1, dtype=kind), (values * values).sum(axis=1, dtype=kind)
-            total = [a + b for a, b in zip(total, sums.tolist(), strict=True)]
-            squares = [a + b for a, b in zip(squares, squared.tolist(), strict=True)]
-        self._parts[start] = (images.shape[0] * images.shape[2] * images.shape[3], total, squares)
-
-    def mean_std(self) -> tuple[list[float], list[float]]:
-        """Of every band."""
-        parts = [self._parts[start] for start in sorted(self._parts)]
-        pixels = sum(part[0] for part in parts)
-        if pixels == 0:
-            return [0.0] * self._bands, [1.0] * self._bands
-        mean = [sum(part[1][band] for part in parts) / pixels for band in range(self._bands)]
-        square = [sum(part[2][band] for part in parts) / pixels for band in range(self._bands)]
-        return mean, [math.sqrt(max(s - m * m, 0.0)) for s, m in zip(square, mean, strict=True)]
+    def __len__(self) -> int:
+        return len(self.image_sha256) // 32
 
 
 def open_or_create(uri: str) -> icechunk.Repository:
@@ -156,220 +104,225 @@ def heal_tags(repository: icechunk.Repository) -> None:
     head = next(iter(repository.ancestry(branch=BRANCH)))
     version = (head.metadata or {}).get("version")
     if version and version not in repository.list_tags():
-        repository.create_tag(str(version), head.id)
+        try:
+            repository.create_tag(str(version), head.id)
+        except icechunk.IcechunkError as error:
+            if "tag already exists" not in str(error):
+                raise
+            # Somebody deleted it. Icechunk never makes such a tag again, and the next version gets a higher number.
 
 
-def content_hash(samples: Mapping[str, Sequence[Sample]], recipe_hash: str) -> str:
-    """SHA-256 of what a version holds: recipe, samples, splits, image and mask contents."""
-    digest = hashlib.sha256(f"{SCHEMA_VERSION} {recipe_hash}\n".encode())
-    for split in SPLITS:
-        for sample in sorted(samples[split], key=lambda one: one.name):
-            digest.update(f"{split} {sample.name} {sample.sha256} {sample.mask_sha256}\n".encode())
-    return digest.hexdigest()
-
-
-def shuffled(samples: Sequence[Sample], previous: Sequence[str], seed: int) -> list[Sample]:
-    """Samples in their stored order: those of the previous version as they were, newcomers by hash."""
-    by_name = {sample.name: sample for sample in samples}
-    stayed = [name for name in previous if name in by_name]
-    newcomers = hash_order(by_name.keys() - set(stayed), seed)
-    return [by_name[name] for name in (*stayed, *newcomers)]
-
-
-class VersionWriter:
+class Draft:
     """One version in the making. ``write`` may be called from several threads, for different blocks."""
 
     def __init__(
-        self, uri: str, repository: icechunk.Repository, samples: Mapping[str, Sequence[Sample]], layout: Layout
+        self,
+        uri: str,
+        plan: VersionPlan,
+        repository: icechunk.Repository,
+        session: icechunk.Session,
+        groups: Mapping[str, zarr.Group],
+        arrays: Mapping[str, Mapping[str, zarr.Array[Any]]],
     ) -> None:
-        """Start a version with these samples by split, all of one layout."""
-        self.uri, self._repository = uri, repository
-        self._layout = layout
-        self._moments = _Moments(len(layout.bands))
-        self._moments_lock = threading.Lock()
+        """See :meth:`begin`. arrays: by split and name, those that are still to be filled."""
+        self.uri, self.plan = uri, plan
+        self._repository, self._session, self._groups, self._arrays = repository, session, groups, arrays
+
+    @classmethod
+    def begin(cls, uri: str, plan: VersionPlan) -> Self:
+        """Start the planned version in the store at ``uri``: all arrays, with what is known of the samples so far.
+
+        Raises StoreError, also when a version was made since it was planned; DiskError.
+        """
+        repository = open_or_create(uri)
         with store_errors(uri):
-            self._session = repository.writable_session(BRANCH)
-            self._root = zarr.create_group(self._session.store, overwrite=True)
-            self._arrays = {split: _create_split(self._root, split, samples[split], layout) for split in SPLITS}
-        self.blocks = [
-            Block(split, start, tuple(samples[split][start : start + BLOCK_SAMPLES]))
-            for split in SPLITS
-            for start in range(0, len(samples[split]), BLOCK_SAMPLES)
-        ]
+            session = repository.writable_session(BRANCH)
+            if next_number(repository) != plan.number:
+                raise StoreError(_OVERTAKEN.format(uri=uri))
+            root = zarr.create_group(session.store, overwrite=True)
+            groups = {split: root.create_group(split) for split in SPLITS}
+            tiles = _are_tiles(plan)
+            arrays = {
+                split: _create_arrays(group, plan.rows[split], plan.layout, tiles) for split, group in groups.items()
+            }
+        return cls(uri, plan, repository, session, {"": root, **groups}, arrays)
 
-    def write(self, block: Block, read: ReadSample) -> None:
-        """Write a block's images and masks, as ``read`` gives them."""
-        layout = self._layout
-        held = layout.samples_per_chunk * max(1, min(HELD_CHUNKS, HELD_BYTES // layout.chunk_bytes))
-        for first in range(0, len(block.samples), held):
-            self._write_samples(block.split, block.start + first, block.samples[first : first + held], read)
+    def write(self, block: Block, read: ReadSample) -> Written:
+        """Write a block's images and masks, as ``read`` gives them. Raises StoreError, DiskError, and as ``read``."""
+        layout, samples, chunk = self.plan.layout, block.samples, self.plan.layout.samples_per_chunk
+        held = min(chunk * max(1, min(HELD_CHUNKS, HELD_BYTES // layout.chunk_bytes)), len(samples))
+        # Held once for the whole block: to get new memory from the system takes as long as to hash what it is for.
+        images = np.empty((held, len(layout.bands), layout.height, layout.width), dtype=layout.dtype)
+        masks = np.empty((held, layout.height, layout.width), dtype=np.uint8)
+        clouds = np.zeros(masks.shape if layout.cloud_mask else (0,), dtype=np.uint8)
+        image_hashes, mask_hashes, sums = bytearray(), bytearray(), []
+        arrays = self._arrays[block.split]
+        for first in range(0, len(samples), held):
+            run = samples[first : first + held]
+            for i, sample in enumerate(run):
+                pixels = read(sample)
+                images[i], masks[i] = pixels.image, pixels.mask
+                if layout.cloud_mask:
+                    clouds[i] = 0 if pixels.cloud_mask is None else pixels.cloud_mask
+                # While the pixels are in the processor's cache.
+                image_hashes += hashlib.sha256(images[i].data).digest()
+                mask_hashes += hashlib.sha256(masks[i].data).digest()
+                if block.split == TRAIN:
+                    sums.append(_sums(images[i]))
+            n, start = len(run), block.start + first
+            with store_errors(self.uri):
+                arrays["image"][start : start + n] = images[:n]
+                arrays["mask"][start : start + n] = masks[:n]
+                if layout.cloud_mask:
+                    arrays["cloud_mask"][start : start + n] = clouds[:n]
+        pixels_of_image = layout.height * layout.width
+        moments = (
+            Moments.of(block.start + at, sums[at : at + chunk], pixels_of_image) for at in range(0, len(sums), chunk)
+        )
+        return Written(block.split, block.start, bytes(image_hashes), bytes(mask_hashes), tuple(moments))
 
-    def _write_samples(self, split: str, start: int, samples: Sequence[Sample], read: ReadSample) -> None:
-        layout, n = self._layout, len(samples)
-        images = np.empty((n, len(layout.bands), layout.height, layout.width), dtype=layout.dtype)
-        masks = np.empty((n, layout.height, layout.width), dtype=np.uint8)
-        unusable = np.zeros(masks.shape if layout.unusable else (0,), dtype=np.uint8)
-        for i, sample in enumerate(samples):
-            pixels = read(sample)
-            images[i], masks[i] = pixels.image, pixels.mask
-            if layout.unusable and pixels.unusable is not None:
-                unusable[i] = pixels.unusable
-        arrays = self._arrays[split]
-        end = start + n
+    def commit(self, written: Iterable[Written], attributes: Mapping[str, Any]) -> VersionInfo:
+        """Commit and tag the version, whose blocks were all written. Raises StoreError, DiskError.
+
+        ``attributes`` become root attributes, with what only the writer knows: among them ``classes``, ``recipe_hash``
+        and ``software_version``, and ``ignore_index`` where the recipe has one.
+        """
+        plan, blocks = self.plan, sorted(written, key=lambda one: one.start)
+        counts = {split: len(plan.rows[split]) for split in SPLITS}
+        mean, std = _mean_std([moments for one in blocks for moments in one.moments], len(plan.layout.bands))
+        read_by_all = {"bands": list(plan.layout.bands), "mean": mean, "std": std}
+        own = {
+            "version": plan.version,
+            "schema_version": SCHEMA_VERSION,
+            "content_hash": plan.content,
+            "splits": counts,
+        }
         with store_errors(self.uri):
-            arrays["image"][start:end] = images
-            arrays["mask"][start:end] = masks
-            if layout.unusable:
-                arrays["unusable"][start:end] = unusable
-        if split == TRAIN:
-            with self._moments_lock:
-                self._moments.add(start, images)
-
-    def commit(self, attributes: Mapping[str, Any]) -> VersionInfo:
-        """Commit and tag the version. ``attributes`` become root attributes, with what only the writer knows."""
-        mean, std = self._moments.mean_std()
-        counts = {split: int(arrays["image"].shape[0]) for split, arrays in self._arrays.items()}
-        with store_errors(self.uri):
-            number = max((int(info.version[1:]) for info in list_versions(self._repository)), default=0) + 1
-            version = f"v{number}"
-            self._root.update_attributes(
-                {
-                    **attributes,
-                    "version": version,
-                    "schema_version": SCHEMA_VERSION,
-                    "bands": list(self._layout.bands),
-                    "mean": mean,
-                    "std": std,
-                    "splits": counts,
-                }
-            )
-            metadata = {key: attributes[key] for key in ("content_hash", "recipe_hash", "software_version")}
+            for split, count in counts.items():
+                mine = [one for one in blocks if one.split == split]
+                if sum(map(len, mine)) != count:
+                    raise StoreError(f"{self.uri}: {split} was not written whole; run the same command again")
+                for name in ("image_sha256", "mask_sha256"):
+                    joined = b"".join(getattr(one, name) for one in mine)
+                    self._arrays[split][name][...] = np.frombuffer(joined, dtype=np.uint8).reshape(count, 32)
+                # Also here, where who opens a split in xarray finds them.
+                self._groups[split].update_attributes({"classes": attributes["classes"], **read_by_all})
+            self._groups[""].update_attributes({**attributes, **own, **read_by_all})
+            metadata = {key: attributes[key] for key in ("recipe_hash", "software_version")}
+            metadata |= {"version": plan.version, "content_hash": plan.content}
             try:
-                snapshot = self._session.commit(
-                    f"{version}: {sum(counts.values())} samples", metadata={"version": version, **metadata, **counts}
-                )
+                snapshot = self._session.commit(f"{plan.version}: {len(plan)} samples", metadata={**metadata, **counts})
             except icechunk.ConflictError:
-                raise StoreError(
-                    f"{self.uri}: another build committed to this store meanwhile; run the same command again"
-                ) from None
-            self._repository.create_tag(version, snapshot)
-            return next(info for info in list_versions(self._repository) if info.version == version)
+                raise StoreError(_OVERTAKEN.format(uri=self.uri)) from None
+            self._repository.create_tag(plan.version, snapshot)
+            return next(info for info in list_versions(self._repository) if info.version == plan.version)
 
 
-def _create_split(
-    root: zarr.Group, split: str, samples: Sequence[Sample], layout: Layout
-) -> dict[str, zarr.Array[Any]]:
-    """Make the group of a split with all its arrays; those that are still to be filled come back by name.
+_OVERTAKEN = "{uri}: another build committed to this store meanwhile; run the same command again"
+
+
+# ---- what images sum up to -------------------------------------------------------------------------
+
+
+def _sums(image: NDArray[Any]) -> tuple[list[Any], list[Any]]:
+    """Of an image (band, y, x), by band, the values and their squares."""
+    values = image.reshape(len(image), -1)
+    if image.dtype == np.uint8:  # in 32 bits, which hold the squares of so many bytes and are quickly added up
+        parts = [values[:, at : at + _FITTING].astype(np.uint32) for at in range(0, values.shape[1], _FITTING)]
+        totals = sum(part.sum(axis=1, dtype=np.uint32).astype(np.int64) for part in parts)
+        squares = sum(np.einsum("bi,bi->b", part, part).astype(np.int64) for part in parts)
+    else:
+        values = values.astype(np.int64 if image.dtype.kind in "ui" else np.float64)
+        totals, squares = values.sum(axis=1), (values * values).sum(axis=1)
+    return totals.tolist(), squares.tolist()
+
+
+_FITTING = 1 << 16  # < 2**32 / 255**2
+
+
+def _mean_std(parts: Sequence[Moments], bands: int) -> tuple[list[float], list[float]]:
+    """Of every band. Parts in the order of their chunks, so that they do not depend on the order of writing."""
+    parts = sorted(parts)
+    pixels = sum(part.pixels for part in parts)
+    if pixels == 0:
+        return [0.0] * bands, [1.0] * bands
+    mean = [sum(part.total[band] for part in parts) / pixels for band in range(bands)]
+    square = [sum(part.squares[band] for part in parts) / pixels for band in range(bands)]
+    return mean, [math.sqrt(max(s - m * m, 0.0)) for s, m in zip(square, mean, strict=True)]
+
+
+# ---- arrays ----------------------------------------------------------------------------------------
+
+
+def _create_arrays(group: zarr.Group, rows: Sequence[Row], layout: Layout, tiles: bool) -> dict[str, zarr.Array[Any]]:
+    """Make all arrays of a split; those that are still to be filled come back by name.
 
     As they were made: an array that is opened again has lost WRITE_ALL.
     """
-    group = root.create_group(split)
-    n, bands, side = len(samples), len(layout.bands), (layout.height, layout.width)
-    chunk = min(layout.samples_per_chunk, max(n, 1))
-    wide = layout.dtype.itemsize
-    image = group.create_array(
-        "image",
-        shape=(n, bands, *side),
-        chunks=(chunk, bands, *side),
-        dtype=layout.dtype,
-        compressors=[IMAGE_CODEC if wide == 1 else BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=wide)],
-        config=WRITE_ALL,
-        dimension_names=["sample", "band", "y", "x"],
-        attributes={"long_name": "image", "bands": list(layout.bands), "coordinates": "sample_id"},
-    )
-    filled = {"image": image}
-    masks = {"mask": "class mask"} | ({"unusable": "1 where clouds hide the ground"} if layout.unusable else {})
-    for name, meaning in masks.items():
-        filled[name] = group.create_array(
-            name,
-            shape=(n, *side),
-            chunks=(chunk, *side),
-            dtype="uint8",
-            compressors=[MASK_CODEC],
-            config=WRITE_ALL,
-            dimension_names=["sample", "y", "x"],
-            attributes={"long_name": meaning, "coordinates": "sample_id"},
-        )
-    for name, column in _columns(samples, layout).items():
+    open_ones = {}
+    for spec in ARRAYS:
+        if not spec.is_there(layout, tiles):
+            continue
+        values = _values(spec, rows, layout) if spec.column else None
+        attributes = spec.described(layout)
+        if values is not None and spec.dtype == "int64" and NOT_KNOWN not in values:
+            del attributes["_FillValue"]
         array = group.create_array(
-            name,
-            shape=column.values.shape,
-            chunks=(max(n, 1), *column.values.shape[1:]),
-            dtype="string" if column.values.dtype == object else column.values.dtype,
-            dimension_names=column.dimensions,
-            attributes=column.attributes,
+            spec.name,
+            shape=spec.shape(len(rows), layout),
+            chunks=spec.chunks(len(rows), layout),
+            dtype=layout.dtype if spec.dtype == "image" else spec.dtype,
+            compressors=_codecs(spec, layout),
+            config=WRITE_ALL,
+            dimension_names=spec.dimensions,
+            attributes=attributes,
         )
-        if n:
-            array[...] = column.values
-    return filled
+        if values is None:
+            open_ones[spec.name] = array
+        elif len(rows):
+            array[...] = values
+    return open_ones
 
 
-class _Column(NamedTuple):
-    values: NDArray[Any]
-    dimensions: list[str]
-    attributes: dict[str, Any]
+def _codecs(spec: ArraySpec, layout: Layout) -> Any:
+    if not spec.is_pixels:
+        return "auto"
+    if spec.name != "image":
+        return [MASK_CODEC]
+    wide = np.dtype(layout.dtype).itemsize
+    return [IMAGE_CODEC if wide == 1 else BloscCodec(cname="lz4", clevel=1, shuffle="shuffle", typesize=wide)]
 
 
-def _columns(samples: Sequence[Sample], layout: Layout) -> dict[str, _Column]:
-    """The small arrays: what is known of every sample."""
-    n = len(samples)
-    lies = [layout.georeference(sample.name) for sample in samples]
-    columns = {
-        "sample_id": _texts([sample.name for sample in samples]),
-        "group": _texts([layout.unit(sample.name) for sample in samples]),
-        "crs": _texts([one.crs if one else "" for one in lies]),
-        "transform": _Column(
-            np.array([one.transform if one else [np.nan] * 6 for one in lies], dtype=np.float64).reshape(n, 6),
-            ["sample", "coefficient"],
-            {
-                "coefficient": list("abcdef"),
-                "convention": "rasterio.Affine: x = a column + b row + c, y = d column + ...",
-            },
-        ),
-        "bounds": _Column(
-            np.array(
-                [lonlat_of(one, layout.width, layout.height) if one else [np.nan] * 4 for one in lies], dtype=np.float64
-            ).reshape(n, 4),
-            ["sample", "edge"],
-            {"edge": ["west", "south", "east", "north"], "units": "degrees", "crs": "EPSG:4326"},
-        ),
-        "class_share": _Column(
-            np.array([sample.shares or [np.nan] * len(layout.classes) for sample in samples], dtype=np.float32).reshape(
-                n, len(layout.classes)
-            ),
-            ["sample", "class"],
-            {"class": list(layout.classes)},
-        ),
-        "nodata_fraction": _numbers([sample.nodata_fraction for sample in samples]),
-        "fetched_at": _times([sample.fetched_at for sample in samples]),
-    }
-    if layout.building:
-        columns["building_fraction"] = _numbers([sample.building_fraction for sample in samples])
-    if layout.tiles:
-        columns["tile"] = _Column(
-            np.array([Tile.parse(sample.name) for sample in samples], dtype=np.int32).reshape(n, 3),
-            ["sample", "index"],
-            {"index": ["z", "x", "y"]},
-        )
-    else:
-        columns["origin"] = _texts([sample.origin for sample in samples])
-        columns["acquired_at"] = _times([sample.acquired_at for sample in samples])
-        columns["cloud_fraction"] = _numbers([sample.cloud_fraction for sample in samples])
-    return columns
+_WORKED_OUT: dict[str, Callable[[Any, Layout], Any]] = {
+    "crs": lambda lies, _: lies.crs,
+    "transform": lambda lies, _: lies.transform,
+    "bounds": lambda lies, layout: lonlat_of(lies, layout.width, layout.height),
+    "tile": lambda lies, layout: tile_at(lies, layout.width, layout.height),
+    "source_sha256": lambda sample, _: _source_sha256(sample),
+}
+_UNKNOWN = {"string": "", "int64": NOT_KNOWN}  # what stands where nobody knows; elsewhere NaN
 
 
-def _texts(values: Sequence[str]) -> _Column:
-    return _Column(np.array(values, dtype=object), ["sample"], {})
+def _values(spec: ArraySpec, rows: Sequence[Row], layout: Layout) -> NDArray[Any]:
+    """What a small array holds of these rows."""
+    shape = spec.shape(len(rows), layout)
+    column, worked_out = attrgetter(spec.column), _WORKED_OUT.get(spec.name)
+    unknown = _UNKNOWN.get(spec.dtype, math.nan if len(shape) == 1 else [math.nan] * shape[1])
+    values = [
+        unknown if value is None or value == () else worked_out(value, layout) if worked_out else value
+        for value in map(column, rows)
+    ]
+    return np.array(values, dtype=object if spec.dtype == "string" else spec.dtype).reshape(shape)
 
 
-def _numbers(values: Sequence[float | None]) -> _Column:
-    known = [np.nan if value is None else value for value in values]
-    return _Column(np.array(known, dtype=np.float32), ["sample"], {})
+def _source_sha256(sample: Sample) -> NDArray[np.uint8]:
+    """Changes when the staged image or the label mask does, of which image and mask are made."""
+    digest = hashlib.sha256(f"{sample.sha256} {sample.mask_sha256}".encode()).digest()
+    return np.frombuffer(digest, dtype=np.uint8)
 
 
-def _times(values: Sequence[int | None]) -> _Column:
-    known = [NOT_KNOWN if value is None else value for value in values]
-    attributes = {"units": "seconds since 1970-01-01", "calendar": "proleptic_gregorian", "_FillValue": int(NOT_KNOWN)}
-    if NOT_KNOWN not in known:
-        del attributes["_FillValue"]
-    return _Column(np.array(known, dtype=np.int64), ["sample"], attributes)
+def _are_tiles(plan: VersionPlan) -> bool:
+    """Whether every sample of a version is a tile of the slippy map."""
+    side = plan.layout.width, plan.layout.height
+    places = [row.georeference for rows in plan.rows.values() for row in rows]
+    return bool(places) and all(lies is not None and tile_at(lies, *side) is not None for lies in places)

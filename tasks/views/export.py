@@ -3,7 +3,7 @@
 ``png``: ``SPLIT/images/NAME.png`` (8-bit RGB, see tasks.views.picture), ``SPLIT/masks/NAME.png``
 (8-bit grey: the class values) and ``SPLIT/masks_rgb/NAME.png`` (the classes' colours). ``geotiff``:
 ``SPLIT/images/NAME.tif`` (all bands, the stored values) and ``SPLIT/masks/NAME.tif`` (the class values with a colour
-table; the ignore value is nodata). Both: ``SPLIT/unusable/NAME`` (1 under clouds) where the version has it,
+table; the ignore_index is nodata). Both: ``SPLIT/unusable/NAME`` (1 under clouds) where the version has a cloud mask,
 ``samples.csv`` and ``dataset.json``.
 """
 
@@ -35,6 +35,7 @@ from tasks.versions.read import DatasetVersion, SplitArrays, store_errors
 from tasks.views.picture import viewable
 
 FORMATS = ("png", "geotiff")
+CLOUDS = "unusable"  # the folder of cloud masks, called so since before there was a word for them
 PART = ".tilewright-export"  # a folder in the one asked for, until all files are written
 
 Advance = Callable[[int, int], None]  # samples done, samples in all
@@ -56,15 +57,15 @@ class _Sample(NamedTuple):
     name: str  # of its files
     image: NDArray[Any]  # (band, y, x)
     mask: NDArray[np.uint8]  # (y, x)
-    unusable: NDArray[np.uint8] | None
+    cloud_mask: NDArray[np.uint8] | None
     georeference: Georeference | None
 
 
 class _Colors(NamedTuple):
     """What masks look like."""
 
-    by_value: dict[int, tuple[int, int, int]]  # of the classes, and of the ignore value
-    ignore: int | None
+    by_value: dict[int, tuple[int, int, int]]  # of the classes, and of the ignore_index
+    ignore_index: int | None
 
 
 def export_version(
@@ -82,7 +83,7 @@ def export_version(
         raise StoreError(f"no format {file_format!r}; there are {' and '.join(FORMATS)}")
     arrays = {name: version.split(name) for name in dict.fromkeys(splits)}
     attributes = version.attributes
-    colors = _colors(attributes)
+    colors = _colors(attributes["classes"], version.ignore_index)
     bands = [str(name) for name in attributes.get("bands", [])]
     write = functools.partial(_write_png if file_format == "png" else _write_geotiff, bands=bands, colors=colors)
     total, done, files, georeferenced = sum(len(split) for split in arrays.values()), 0, 0, 0
@@ -90,7 +91,7 @@ def export_version(
         rows = csv.writer(listing, lineterminator="\n")
         rows.writerow(["split", "name", "sample_id"])
         for name, split in arrays.items():
-            names = _file_names(split.sample_id)
+            names = file_names(split.sample_id)
             rows.writerows((name, *pair) for pair in zip(names, split.sample_id, strict=True))
             for chunk in _chunks(version.uri, split, names):
                 for sample in chunk:
@@ -136,7 +137,7 @@ def _filled(out: Path) -> Iterator[Path]:
 
 def _chunks(uri: str, split: SplitArrays, names: Sequence[str]) -> Iterator[list[_Sample]]:
     """The samples of a split, a chunk of its image array at a time."""
-    image, unusable = split.image, split.unusable
+    image, clouds = split.image, split.cloud_mask
     with store_errors(uri):
         places = _georeferences(split, width=image.shape[3])
     step = image.chunks[0]
@@ -144,12 +145,12 @@ def _chunks(uri: str, split: SplitArrays, names: Sequence[str]) -> Iterator[list
         part = slice(start, start + step)
         with store_errors(uri):
             images, masks = np.asarray(image[part]), np.asarray(split.mask[part])
-            hidden = [None] * len(images) if unusable is None else list(np.asarray(unusable[part]))
+            hidden = [None] * len(images) if clouds is None else list(np.asarray(clouds[part]))
         yield [_Sample(*sample) for sample in zip(names[part], images, masks, hidden, places[part], strict=True)]
 
 
 def _georeferences(split: SplitArrays, width: int) -> list[Georeference | None]:
-    if "crs" in split.group:
+    if "crs" in split:
         crs, transforms = split.array("crs"), split.array("transform")
         known = [bool(name) and np.isfinite(row).all() for name, row in zip(crs, transforms, strict=True)]
         return [
@@ -159,7 +160,7 @@ def _georeferences(split: SplitArrays, width: int) -> list[Georeference | None]:
     return [tile_georeference(Tile(*tile), width) for tile in split.array("tile").tolist()]
 
 
-def _file_names(sample_ids: Iterable[str]) -> list[str]:
+def file_names(sample_ids: Iterable[str]) -> list[str]:
     """A file name (without its ending) for every sample of a split: its id, ``/`` as ``_``, and numbered if need be.
 
     Names are told apart without regard to case, as some file systems do.
@@ -177,16 +178,15 @@ def _file_names(sample_ids: Iterable[str]) -> list[str]:
     return names
 
 
-def _colors(attributes: dict[str, Any]) -> _Colors:
-    """The classes' colours, and one that none of them has for the ignore value."""
-    by_value = {int(entry["value"]): _rgb(int(entry["color"][1:], 16)) for entry in attributes["classes"]}
-    ignore = attributes.get("ignore")
-    if ignore is not None:
+def _colors(classes: Iterable[Mapping[str, Any]], ignore_index: int | None) -> _Colors:
+    """The classes' colours, and one that none of them has for the ignore_index."""
+    by_value = {int(entry["value"]): _rgb(int(entry["color"][1:], 16)) for entry in classes}
+    if ignore_index is not None:
         likely = (0x000000, 0xFFFFFF, 0xFF00FF)
-        by_value[ignore] = next(
+        by_value[ignore_index] = next(
             color for color in map(_rgb, (*likely, *range(1 << 24))) if color not in by_value.values()
         )
-    return _Colors(by_value, ignore)
+    return _Colors(by_value, ignore_index)
 
 
 def _rgb(code: int) -> tuple[int, int, int]:
@@ -197,8 +197,9 @@ def _about(version: DatasetVersion, file_format: str, colors: _Colors, counts: d
     attributes = version.attributes
     kept = ("dataset", "title", "bands", "classes", "attributions", "licences", "software_version", "recipe_hash")
     ignore = None
-    if colors.ignore is not None:
-        ignore = {"value": colors.ignore, "color": "#{:02x}{:02x}{:02x}".format(*colors.by_value[colors.ignore])}
+    if colors.ignore_index is not None:
+        color = "#{:02x}{:02x}{:02x}".format(*colors.by_value[colors.ignore_index])
+        ignore = {"value": colors.ignore_index, "color": color}
     return {
         **{key: attributes[key] for key in kept if key in attributes},
         "ignore": ignore,
@@ -217,8 +218,8 @@ def _write_png(folder: Path, sample: _Sample, *, bands: Sequence[str], colors: _
         palette[value] = color
     picture = viewable(sample.image, bands)
     pictures = {"images": np.moveaxis(picture, 0, -1), "masks": sample.mask, "masks_rgb": palette[sample.mask]}
-    if sample.unusable is not None:
-        pictures["unusable"] = sample.unusable
+    if sample.cloud_mask is not None:
+        pictures[CLOUDS] = sample.cloud_mask
     for kind, pixels in pictures.items():
         level = 1 if kind == "images" else 6  # of real images level 6 is 4% smaller and takes four times as long
         path = _path(folder, kind, f"{sample.name}.png")
@@ -233,8 +234,8 @@ def _write_geotiff(folder: Path, sample: _Sample, *, bands: Sequence[str], color
         "images": _geotiff(sample.image, where, bands),
         "masks": _geotiff(sample.mask[np.newaxis], where, ["class"], colors),
     }
-    if sample.unusable is not None:
-        files["unusable"] = _geotiff(sample.unusable[np.newaxis], where, ["unusable"])
+    if sample.cloud_mask is not None:
+        files[CLOUDS] = _geotiff(sample.cloud_mask[np.newaxis], where, [CLOUDS])
     for kind, data in files.items():
         _path(folder, kind, f"{sample.name}.tif").write_bytes(data)
     return len(files)
@@ -269,7 +270,7 @@ def _geotiff(
     profile: dict[str, Any] = {"driver": "GTiff", "count": count, "height": height, "width": width}
     profile |= {"dtype": pixels.dtype, "compress": "deflate", **where}
     if colors is not None:
-        profile["nodata"] = colors.ignore
+        profile["nodata"] = colors.ignore_index
     elif pixels.dtype != np.uint8 or count != 3:
         profile["photometric"] = "minisblack"  # or GDAL takes the fourth of four bands for transparency
     with warnings.catch_warnings(), MemoryFile() as memory:

@@ -1,4 +1,4 @@
-"""A large file over HTTP: streamed, resumed where it broke off, checked, and asked for again only if it changed.
+"""Files over HTTP: streamed, checked, large ones resumed where they broke off and asked for again only if changed.
 
 Follows RFC 9110: Range with If-Range (14.2, 13.1.5), If-None-Match and If-Modified-Since (13.1.2, 13.1.3).
 """
@@ -16,14 +16,15 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
+from tasks.atomic import writing
 from tasks.errors import DiskError, LabelError, TilewrightError
 from tasks.secrets import redact
-from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+from tasks.web.client import Client
+from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError
 
-DOWNLOAD_PATIENCE = Patience(attempts=6, total_seconds=6 * 3600)
+DOWNLOAD_POLICY = RetryPolicy(attempts=6, total_seconds=6 * 3600)
 _CHUNK = 1 << 14  # bytes; a connection that breaks loses the chunk it breaks in
-_CONNECT_SECONDS = 15.0
-_PLAIN = {"Accept-Encoding": "identity"}  # lengths and ranges are of the file, not of a compressed form of it
+_HEX_MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Manner:
     name: str = ""  # of the file; default: the end of the URL
     silence: float = 60.0  # seconds without a byte, after which the connection counts as lost
     # Where the file lies just now, and headers for that place: asked before every attempt, so that a URL that was
-    # signed for a time may run out. Raises TransientError, or what is to end the download.
+    # signed for a time may run out. Raises TransientError, or what is to end the download. With it goes no login of the
+    # user's .netrc.
     locate: Callable[[], tuple[str, Mapping[str, str]]] | None = None
 
 
@@ -43,34 +45,36 @@ def download(
     url: str,
     folder: Path,
     checksum: str | None = None,
-    patience: Patience = DOWNLOAD_PATIENCE,
+    policy: RetryPolicy = DOWNLOAD_POLICY,
     manner: Manner = Manner(),
 ) -> tuple[Path, int]:
     """The file behind ``url``, somewhere in ``folder``, and how many requests that took.
 
     A complete copy is kept when the server answers 304. ``checksum`` is ``md5:<hex>``, ``sha256:<hex>`` or the URL of
-    a file that holds such a digest. An attempt that gained bytes does not count against ``patience``. Where the server
+    a file that holds such a digest. An attempt that gained bytes does not count against ``policy``. Where the server
     gives a Content-MD5, the file has that digest. Raises ``manner.error`` (LabelError) naming ``url`` without its
     token, DiskError when the disk refuses.
     """
-    job = _Download(url, folder, patience, manner)
-    try:
-        job.path.parent.mkdir(parents=True, exist_ok=True)
-        expected = persist(lambda: job.expected_digest(checksum), patience) if checksum else ""
-        persist(job.fetch, patience)
-        if expected:
-            job.verify(expected)
-    except TransientError as error:
-        raise manner.error(f"{error}; gave up after {job.requests} requests, start again to go on") from error
-    except OSError as error:
-        raise DiskError(f"{job.path}: cannot write the download ({error.strerror or error}); free some disk") from error
-    return job.path, job.requests
+    with Client(policy, manner.silence, manner.error, manner.advice, login=manner.locate is None) as client:
+        job = _Download(url, folder, client, manner)
+        try:
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            expected = client.persist(lambda: job.expected_digest(checksum)) if checksum else ""
+            client.persist(job.fetch)
+            if expected:
+                job.verify(expected)
+        except TransientError as error:
+            raise manner.error(f"{error}; gave up after {client.requests} requests, start again to go on") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise DiskError(f"{job.path}: cannot write the download ({reason}); free some disk") from error
+    return job.path, client.requests
 
 
 class _Download:
     """One file and its unfinished part, each with a note of the validators that the server gave for it."""
 
-    def __init__(self, url: str, folder: Path, patience: Patience, manner: Manner) -> None:
+    def __init__(self, url: str, folder: Path, client: Client, manner: Manner) -> None:
         name = manner.name or PurePosixPath(unquote(urlsplit(url).path)).name
         name = re.sub(r"[^\w.-]", "_", name) or "file"
         # Two URLs may end in one name. A hash keeps them apart and lets no token into a file name.
@@ -78,10 +82,9 @@ class _Download:
         self.part = self.path.with_name(f"{name}.part")
         self.url = url
         self.shown = redact(url)
-        self.manner = manner
-        self.requests = 0
+        self.client, self.manner = client, manner
         self._furthest = 0
-        self._deadline = time.monotonic() + patience.total_seconds
+        self._deadline = time.monotonic() + client.policy.total_seconds
 
     def fetch(self) -> None:
         """Bring ``path`` up to date in one request. Raises TransientError when another may do better."""
@@ -129,9 +132,7 @@ class _Download:
     def verify(self, expected: str) -> None:
         """Compare the digest, and remove the file where it differs. Raises LabelError."""
         kind, _, digest = expected.partition(":")
-        with self.path.open("rb") as file:
-            actual = hashlib.file_digest(file, kind).hexdigest()
-        if actual != digest:
+        if (actual := _digest(self.path, kind)) != digest:
             self.path.unlink()
             raise LabelError(
                 f"{self.shown}: the download has {kind} {actual}, expected {digest}; it was removed, start again"
@@ -140,26 +141,14 @@ class _Download:
 
     def _get(self, url: str, headers: dict[str, str], shown: str) -> requests.Response:
         """A streamed answer of status 200, 206, 304 or 416. Raises TransientError or the manner's error otherwise."""
-        self.requests += 1
-        timeout = (_CONNECT_SECONDS, self.manner.silence)
-        auth = no_login if self.manner.locate else None
-        try:
-            answer = requests.get(url, headers=_PLAIN | headers, stream=True, timeout=timeout, auth=auth)
-        except (requests.ConnectionError, requests.Timeout) as error:
-            failure: Exception = TransientError(f"{shown}: no connection ({type(error).__name__})")
-        except requests.RequestException as error:
-            failure = self.manner.error(f"{shown}: {redact(str(error))}; {self.manner.advice}")
-        else:
-            if answer.status_code in (200, 206, 304, 416):
-                return answer
-            answer.close()
-            message = f"{shown}: the server answered {answer.status_code} {answer.reason}"
-            expired = self.manner.locate is not None and answer.status_code in (401, 403)
-            if expired or answer.status_code in TRANSIENT_STATUS:
-                failure = TransientError(message, retry_after(answer.headers.get("Retry-After")))
-            else:
-                failure = self.manner.error(f"{message}; {self.manner.advice}")
-        raise failure  # here, so that the library's exception, which has the whole URL in it, is not its context
+        expired = (401, 403) if self.manner.locate else ()  # what is said of a signed URL that has run out
+        transient = TRANSIENT_STATUS + expired
+        answer = self.client.get(url, headers=headers, follow=True, transient=transient, shown=shown)
+        if answer.status_code in (200, 206, 304, 416):
+            return answer
+        answer.close()
+        said = f"{answer.status_code} {answer.reason}"
+        raise self.manner.error(f"{shown}: the server answered {said}; {self.manner.advice}")
 
     def _store(self, answer: requests.Response, mode: str, note: dict[str, str | int]) -> None:
         reason = "the connection ended early"
@@ -179,21 +168,44 @@ class _Download:
         raise TransientError(f"{self.shown}: {reason} at byte {size} of {note.get('length', '?')}", progress=progress)
 
     def _finish(self, note: Mapping[str, str | int]) -> None:
-        if expected := note.get("md5"):
-            with self.part.open("rb") as file:
-                actual = hashlib.file_digest(file, "md5").hexdigest()
-            if actual != expected:
-                self.part.unlink()
-                raise TransientError(f"{self.shown}: the download has md5 {actual}, the server said {expected}")
+        if (expected := note.get("md5")) and (actual := _digest(self.part, "md5")) != expected:
+            self.part.unlink()
+            raise TransientError(f"{self.shown}: the download has md5 {actual}, the server said {expected}")
         # The note last: an old note with a new file costs a download, a new note with an old file would keep it.
         self.part.replace(self.path)
         if _note_path(self.part).is_file():
             _note_path(self.part).replace(_note_path(self.path))
 
 
-def no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """As ``auth`` it keeps requests from adding a login of the user's .netrc."""
-    return request
+def store(answer: requests.Response, path: Path, size: int | None, etag: str = "") -> None:
+    """Write an answer's body to ``path``, which is there whole or not at all.
+
+    ``size`` in bytes and ``etag`` are what it must have; an ETag that is no MD5 is not looked at. Raises
+    TransientError for another body than that, DiskError.
+    """
+    digest, written, wrong = hashlib.md5(usedforsecurity=False), 0, ""
+    with writing(path) as part:
+        with part.open("wb") as file:
+            try:
+                for chunk in answer.iter_content(_CHUNK):
+                    digest.update(chunk)
+                    written += file.write(chunk)
+            except requests.RequestException as error:
+                wrong = type(error).__name__
+        if wrong := wrong or _difference(written, size, digest.hexdigest(), etag):
+            raise TransientError(f"the file came short or changed ({wrong})")
+
+
+def _digest(path: Path, kind: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
+
+
+def _difference(written: int, size: int | None, md5: str, etag: str) -> str:
+    if size is not None and written != size:
+        return f"{written} bytes, expected {size}"
+    expected = etag.strip('"').lower()
+    return f"md5 {md5}, expected {expected}" if _HEX_MD5.fullmatch(expected) and md5 != expected else ""
 
 
 def _continues(answer: requests.Response, size: int, note: Mapping[str, str | int]) -> bool:

@@ -1,24 +1,37 @@
-"""One HTTP exchange for a tile: bounded body, few redirects, the token kept at home, every request counted."""
+"""One HTTP exchange for a tile: in turn, bounded body, few redirects, the token kept at home, all requests counted."""
 
+import asyncio
+import time
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote, urljoin, urlsplit
 
 import aiohttp
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from tasks.errors import SourceError
-from tasks.imagery.slippy.protocol import TileRequest, origin
 
+USER_AGENT = f"tilewright/{version('tilewright')}"
 MAX_BODY = 32 * 1024 * 1024  # bytes, as sent and as decompressed
 MAX_REDIRECTS = 3
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 60.0
 
 _REDIRECTS = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A GET for one tile. Shows none of its fields when printed: each may hold the token."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    secret: str = field(default="", repr=False)  # what must not travel to another host
 
 
 @dataclass(slots=True)
@@ -47,6 +60,42 @@ class UnreachedError(LostAnswerError):
     """There was not even a connection."""
 
 
+class Pacer:
+    """A token bucket of one token, shared by all requests to a source, that can be held shut for a while.
+
+    For one event loop. Requests start at least ``1 / rate`` seconds apart, at once when ``rate`` is None.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self._interval = 1.0 / rate if rate else 0.0
+        self._next = 0.0  # when the next request may start, on the monotonic clock
+        self._pauses = 0
+
+    async def turn(self) -> None:
+        """Wait until a request may start."""
+        while True:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._interval
+            if start <= now:
+                return
+            pauses = self._pauses
+            await asyncio.sleep(start - now)
+            if self._pauses == pauses:  # else the turn was given before the server asked for a pause
+                return
+
+    def pause(self, seconds: float) -> None:
+        """Let no request start for ``seconds``."""
+        self._next = max(self._next, time.monotonic() + seconds)
+        self._pauses += 1
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of ``url``: what a message may always show."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def open_session(connections: int, timeout: float) -> aiohttp.ClientSession:
     """A session whose connections outlive single calls. To be called, and closed, within a running event loop."""
     tracing = aiohttp.TraceConfig()
@@ -66,7 +115,7 @@ async def _count(_session: aiohttp.ClientSession, context: SimpleNamespace, _sen
     context.trace_request_ctx.requests += 1
 
 
-async def ask(session: aiohttp.ClientSession, request: TileRequest, tally: Tally) -> Answer:
+async def ask(session: aiohttp.ClientSession, request: Request, tally: Tally) -> Answer:
     """The answer to ``request`` after following redirects.
 
     Raises UnreachedError, LostAnswerError, and SourceError for a redirect that would carry the token to another host.

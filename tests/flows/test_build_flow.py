@@ -54,7 +54,7 @@ def test_the_server_sees_shards_and_a_summary(
     with ScriptedServer(region.image, content_type="image/png") as server:
         recipe = region.write_recipe(tmp_path, server.url)
         summary = build(recipe=str(recipe), store=str(tmp_path / "store"))
-    assert (summary.version, summary.kept) == ("v1", len(region.selected))
+    assert (summary.version, summary.accepted) == ("v1", len(region.selected))
     expected = {"plan": 1, "labels": 1, "select": 4, "fetch": 4, "split": 1, "write": 3, "commit": 1}
     found: tuple[dict[str, int], dict[str, str], Any] = ({}, {}, None)
     deadline = time.monotonic() + 60  # task runs are stored by a recorder that lags behind
@@ -65,7 +65,7 @@ def test_the_server_sees_shards_and_a_summary(
     assert names == expected
     assert state.endswith("COMPLETED")
     assert "v1" in artifacts["build-summary"]
-    assert "48 kept" in artifacts["build-summary"]
+    assert "48 accepted" in artifacts["build-summary"]
     assert {"build-splits", "progress-select", "progress-fetch", "progress-write"} <= artifacts.keys()
 
 

@@ -84,7 +84,7 @@ def assert_nowhere(sample: Stored) -> None:
 
 def assert_shares(summary: BuildSummary, kept: int, units: int) -> None:
     """80/10/10 of what is kept, as near as whole scenes allow, and every split has one."""
-    assert sum(summary.splits.values()) == summary.kept == kept
+    assert sum(summary.splits.values()) == summary.accepted == kept
     assert min(summary.splits.values()) > 0
     assert abs(summary.splits["train"] - 0.8 * kept) <= max(1.0, kept / units)
 
@@ -300,7 +300,7 @@ def test_sentinel2_buildings(tmp_path: Path, sandbox: Running) -> None:
     usable = [item for item in items.values() if item.seen.day < "2024-09" and item.seen.clouds < 0.4]
     assert len(usable) == 2
     found = stored(tmp_path / "store")
-    assert summary.kept == len(found) > 0
+    assert summary.accepted == len(found) > 0
     for name, sample in found.items():
         match = re.fullmatch(r"32631/(\d+)-(\d+)", name)
         assert match

@@ -16,7 +16,7 @@ from tests.support.builds import contents, run_build
 from tests.support.small import SmallRegion
 
 REPOSITORY = Path(__file__).parents[2]
-KEYS = {"version", "snapshot", "candidates", "selected", "kept", "absent", "failed", "splits", "requests", "seconds"}
+KEYS = {"version", "snapshot", "candidates", "selected", "accepted", "kept", "absent", "failed", "splits", "requests", "seconds"}
 
 
 class Site:

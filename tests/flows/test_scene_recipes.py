@@ -91,7 +91,7 @@ def test_landcover_ai(tmp_path: Path, landcover: tuple[Path, list[MadeScene]]) -
     summary = run_build(recipe("landcover-ai"), store, overrides)
     chips = sum((height // 512) * (width // 512) for height, width in LANDCOVER_SIZES)
     assert chips == 20
-    assert (summary.candidates, summary.kept, summary.rejected) == (chips, chips, {})
+    assert (summary.candidates, summary.accepted, summary.rejected) == (chips, chips, {})
     assert summary.splits == {"train": 16, "validation": 2, "test": 2}
     found = stored(store)
     assert_as_drawn(found, made, range(5))
@@ -108,7 +108,7 @@ def test_landcover_ai_through_the_flow(
     folder, _ = landcover
     overrides = [*landcover_overrides(folder), "imagery.windows={size: 128, edge: drop}", "resize=32"]
     summary = build(recipe=str(recipe("landcover-ai")), store=str(tmp_path / "flow"), set=overrides)
-    assert (summary.version, summary.kept) == ("v1", sum((h // 128) * (w // 128) for h, w in LANDCOVER_SIZES))
+    assert (summary.version, summary.accepted) == ("v1", sum((h // 128) * (w // 128) for h, w in LANDCOVER_SIZES))
     run_build(recipe("landcover-ai"), tmp_path / "plain", overrides)
     assert contents(tmp_path / "flow") == contents(tmp_path / "plain")
 
@@ -174,7 +174,7 @@ def test_spacenet6(tmp_path: Path, kind: str) -> None:
         for column in (0, 128, 172)
     )
     assert (dark > 0) is (kind != "PS-RGB")
-    assert (summary.candidates, summary.kept) == (8 * 9, 8 * 9 - dark)
+    assert (summary.candidates, summary.accepted) == (8 * 9, 8 * 9 - dark)
     assert summary.rejected == ({"nodata": dark} if dark else {})
     found = stored(store)
     assert_as_drawn(found, made, (0, 1))
@@ -202,7 +202,7 @@ def test_emergency(tmp_path: Path) -> None:
     summary = run_build(recipe("emergency"), store, overrides)
     found = stored(store)
     assert_as_drawn(found, made, (0, 1))
-    assert summary.kept == summary.candidates == len(found)
+    assert summary.accepted == summary.candidates == len(found)
     tests = {"D12", "D19", "D22"}
     assert {cut(name)[0] for name, one in found.items() if one.split == "test"} == tests
     for scene in made:
@@ -293,6 +293,6 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path, landcover: tuple[Pat
             assert ledger.counts()[State.KEPT] <= kept
         assert (store.exists(), versions(str(store)) if store.exists() else []) == (images == 0, [])
         summary = run_build(recipe("landcover-ai"), store, overrides)
-        assert (summary.version, summary.kept) == ("v1", total)
+        assert (summary.version, summary.accepted) == ("v1", total)
         assert contents(store) == expected
         assert stored(store).keys() == expected.keys()

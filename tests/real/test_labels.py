@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import shapely
 
+from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile, mercator, tile_bounds, tile_span
 from tasks.labels.footprints import read_footprints, write_footprints
 from tasks.labels.pbf import PbfSource
@@ -93,7 +94,7 @@ def test_courtyards_are_open_in_the_masks(
                 if len(tree.query(middle, predicate="intersects")):
                     continue  # another building stands in the courtyard
                 cell = mercantile.tile(middle.x, middle.y, 20)
-                mask = index.mask(Tile(20, cell.x, cell.y), 256)
+                (mask,) = index.draw([(tile_georeference(Tile(20, cell.x, cell.y), 256), 256, 256)])
                 west, _, _, north = tile_bounds(Tile(20, cell.x, cell.y))
                 x, y = mercator(np.array([[middle.x, middle.y]]))[0]
                 size = tile_span(20) / 256

@@ -24,7 +24,8 @@ from tasks.imagery.mlhub.api import MlhubApi
 from tasks.imagery.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
 from tasks.imagery.mlhub.layouts import recognise
 from tasks.raster.scene import Scene
-from tasks.web.client import Web
+from tasks.web.client import Client
+from tasks.web.retry import RetryPolicy
 from tests.tasks.imagery.mlhub.files import recipe, serving
 
 pytestmark = pytest.mark.real
@@ -226,7 +227,7 @@ def replay(shared_data: Path) -> Iterator[tuple[Replay, list[web.BaseRequest]]]:
 
 
 def test_recorded_datasets(replay: tuple[Replay, list[web.BaseRequest]]) -> None:
-    api = MlhubApi(f"{replay[0].url}/mlhub/v1", Web(1, 10))
+    api = MlhubApi(f"{replay[0].url}/mlhub/v1", Client(RetryPolicy(1, 600.0, 0.01), 10))
     with pytest.raises(SourceError, match="has no dataset 'none'; it has ") as caught:
         api.collections("none")
     for known in (DATASET, "landcovernet_v1", "su_african_crops_ghana"):
@@ -247,7 +248,7 @@ def test_recorded_item(shared_data: Path) -> None:
 def test_recorded_pages_of_items(replay: tuple[Replay, list[web.BaseRequest]]) -> None:
     server, got = replay
     before = len(got)
-    items = list(MlhubApi(f"{server.url}/mlhub/v1", Web(1, 10)).items(SOURCE))
+    items = list(MlhubApi(f"{server.url}/mlhub/v1", Client(RetryPolicy(1, 600.0, 0.01), 10)).items(SOURCE))
     assert len(items) == len({item["id"] for item in items}) == 52
     assert len(got) - before == 6
     assert all(recognise(f"{item['id']}/{key}.tif") for item in items for key in item["assets"])

@@ -17,7 +17,7 @@ from tasks.imagery.clouds import fraction, unusable
 from tasks.imagery.select import Observation, Refusal, observe
 from tasks.imagery.stac.items import read_items
 from tasks.imagery.stac.presets import endpoint_of
-from tasks.imagery.stac.reader import patience_of
+from tasks.imagery.stac.reader import retry_policy
 from tasks.imagery.stac.reflectance import rule_of
 from tasks.imagery.stac.search import StacIO, find_items
 from tasks.imagery.stac.signing import _container
@@ -194,7 +194,7 @@ class Recording(FileServer):
 def replayed(server: Recording, bands: list[str], **imagery: Any) -> tuple[list[Any], WindowRecipe]:
     wanted = recipe(server.url, bands, imagery=imagery)
     endpoint = endpoint_of(server.url, Path)
-    io = StacIO(endpoint, patience_of(1, 10.0), 10.0)
+    io = StacIO(endpoint, retry_policy(1, 10.0), 10.0)
     found = find_items(endpoint, wanted.imagery, [(-180.0, -90.0, 180.0, 90.0)], io)  # type: ignore[arg-type]
     items, left_out = read_items(found, wanted, remote=True)
     assert not left_out

@@ -45,7 +45,7 @@ def test_the_48_chips_of_banepa_pass_and_are_drawn_exactly(shared_data: Path, tm
         filter={"min_building_fraction": 0.15},
     )
     summary = run_build(recipe, tmp_path / "store")
-    assert (summary.candidates, summary.selected, summary.kept) == (48, 48, 48)
+    assert (summary.candidates, summary.selected, summary.accepted) == (48, 48, 48)
     version = open_version(str(tmp_path / "store"))
     footprints = [
         shapely.geometry.shape(feature["geometry"])
@@ -86,7 +86,7 @@ def test_atlanta_fails_at_15_percent_and_passes_at_1(shared_data: Path, tmp_path
     with pytest.raises(NothingSelectedError, match=r"(?s)no window passes.*would pass: 1 at 0\.03"):
         run_build(recipe, tmp_path / "store")
     summary = run_build(recipe, tmp_path / "store", ["filter.min_building_fraction=0.01"])
-    assert summary.kept == 1
+    assert summary.accepted == 1
     train = open_version(str(tmp_path / "store")).split("train")
     assert train.image.dtype == np.uint16
     assert 0.035 < train.array("building_fraction")[0] < 0.045
@@ -127,7 +127,7 @@ def test_sentinel_2_windows_are_kept_as_their_scene_classes_say(scenes: Scenes, 
     version = open_version(str(tmp_path / "store"))
     assert summary.selected == 180
     assert summary.requests["imagery"] > 0
-    assert summary.kept + summary.rejected["clouds"] + summary.rejected.get("nodata", 0) == summary.selected
+    assert summary.accepted + summary.rejected["clouds"] + summary.rejected.get("nodata", 0) == summary.selected
     origins = []
     for split in ("train", "validation", "test"):
         arrays = version.split(split)

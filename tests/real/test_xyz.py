@@ -10,12 +10,13 @@ from PIL import Image
 
 from infra.sandbox.services.scripted import ScriptedServer
 from tasks.geo.tiles import Tile
-from tasks.labels.rasterize import unpack_mask
 from tasks.recipe.load import load_recipe
-from tasks.state.ledger import Ledger, State
+from tasks.state import masks
+from tasks.state.sqlite import open_ledger
+from tasks.state.transitions import State
 from tasks.state.workdir import WorkDir
 from tasks.versions.read import open_version
-from tests.support.builds import run_build
+from tests.support.builds import contents, run_build
 
 pytestmark = pytest.mark.real
 
@@ -65,26 +66,26 @@ def prepare(folder: Path, data: Path, server: ScriptedServer, site: str, zoom: i
     return recipe
 
 
-@pytest.mark.parametrize(("site", "zoom", "candidates", "kept", "empty"), KNOWN)
-def test_known_tiles_are_kept_and_no_other_is_asked_for(
+@pytest.mark.parametrize(("site", "zoom", "candidates", "accepted", "empty"), KNOWN)
+def test_known_tiles_are_staged_and_no_other_is_asked_for(
     tmp_path: Path,
     shared_data: Path,
     server: ScriptedServer,
     site: str,
     zoom: int,
     candidates: int,
-    kept: int,
+    accepted: int,
     empty: int,
 ) -> None:
     recipe = prepare(tmp_path, shared_data, server, site, zoom)
     store = tmp_path / "store"
     summary = run_build(recipe, store)
-    assert (summary.candidates, summary.selected, summary.kept) == (candidates, kept, kept)
+    assert (summary.candidates, summary.selected, summary.accepted) == (candidates, accepted, accepted)
     assert (summary.absent, summary.failed) == (0, 0)
-    assert summary.requests == {"imagery": kept, "labels": 0}
-    assert len(server.requests) == kept
-    with Ledger(WorkDir(str(store)).ledger) as ledger:
-        assert sum(fraction == 0 for fraction in ledger.densities()) == empty
+    assert summary.requests == {"imagery": accepted, "labels": 0}
+    assert len(server.requests) == accepted
+    with open_ledger(WorkDir.of(str(store)).ledger) as ledger:
+        assert sum(fraction == 0 for fraction in ledger.building_fractions()) == empty
 
     version = open_version(str(store))
     for split in ("train", "validation", "test"):
@@ -108,12 +109,12 @@ def test_kampala_masks_are_reproduced_pixel_for_pixel(
         folder.mkdir()
         recipe = prepare(folder, shared_data, server, "kampala", zoom)
         run_build(recipe, folder / "store", ["filter.min_building_fraction=0.0"])
-        with Ledger(WorkDir(str(folder / "store")).ledger) as ledger:
-            for name in ledger.names(State.KEPT):
+        with open_ledger(WorkDir.of(str(folder / "store")).ledger) as ledger:
+            for name in ledger.names(State.STAGED):
                 path = shared_data / "xyz" / "kampala-masks" / f"{name}.tif"
                 with rasterio.open(path) as reference:
                     expected = reference.read(1)
-                mask = unpack_mask(ledger.mask(name), 256)
+                mask = masks.decode(ledger.mask(name), 256, 256)
                 assert np.array_equal(mask, expected.astype(bool)), name
                 compared += bool(expected.any())
     assert compared == 138
@@ -128,15 +129,33 @@ def test_transparent_tiles_of_kampala_are_nodata(tmp_path: Path, shared_data: Pa
         with Image.open(path) as image:
             alpha = np.asarray(image.convert("RGBA"))[..., 3]
         transparent += bool((alpha == 0).mean() > 0.01)
-    assert summary.kept == 112 - transparent
+    assert summary.accepted == 112 - transparent
     assert transparent > 0
+
+
+def test_transparent_pixels_of_kampala_have_no_label_where_the_recipe_has_a_value_for_that(
+    tmp_path: Path, shared_data: Path, server: ScriptedServer
+) -> None:
+    recipe = prepare(tmp_path, shared_data, server, "kampala", 21)
+    run_build(recipe, tmp_path / "plain", ["filter.min_building_fraction=0.0"])
+    run_build(recipe, tmp_path / "ignoring", ["filter.min_building_fraction=0.0", "ignore_index=255"])
+    plain, ignoring = contents(tmp_path / "plain"), contents(tmp_path / "ignoring")
+    assert len(plain) == len(ignoring) == 112
+    hidden = 0
+    for name, (_, pixels, before) in plain.items():
+        with Image.open(shared_data / "xyz" / "kampala" / f"{name}.png") as image:
+            clear = np.asarray(image.convert("RGBA"))[..., 3].ravel() == 0
+        expected = np.where(clear, 255, np.frombuffer(before, np.uint8))
+        assert ignoring[name][1:] == (pixels, expected.tobytes())
+        hidden += int(clear.sum())
+    assert hidden > 0
 
 
 def test_splits_of_zanzibar_by_block_share_no_block(tmp_path: Path, shared_data: Path, server: ScriptedServer) -> None:
     recipe = prepare(tmp_path, shared_data, server, "zanzibar", 20)
     store = tmp_path / "store"
     summary = run_build(recipe, store, ["splits.by=block", "splits.block_zoom=18"])
-    assert summary.kept == 55
+    assert summary.accepted == 55
     version = open_version(str(store))
     blocks = {
         split: {Tile(*row).parent(18) for row in version.split(split).array("tile").tolist()}

@@ -5,26 +5,21 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.build.base import BuildSummary, open_build
+from tasks.build import line
+from tasks.build.commit import BuildSummary
+from tasks.build.job import Job
 from tasks.recipe.load import load_recipe
 from tasks.versions.read import open_version
 
 
+def job_of(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> Job:
+    """A build of a recipe file into a store."""
+    return Job.of(load_recipe(recipe, overrides), str(store))
+
+
 def run_build(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> BuildSummary:
-    """The steps of the flow, one after the other, in this thread."""
-    with open_build(load_recipe(recipe, overrides), str(store)) as run:
-        run.check_imagery()
-        shards = run.plan()
-        run.take_labels()
-        for shard in run.to_measure(shards):
-            run.measure(shard)
-        run.funnel()
-        for shard in run.to_fetch(shards):
-            run.fetch(shard)
-        run.check_failures()
-        for block in run.start_version():
-            run.write(block)
-        return run.finish()
+    """The stages of the flow, one after the other, in this thread."""
+    return line.build(job_of(recipe, store, overrides))
 
 
 def contents(store: Path | str, version: str | None = None) -> dict[str, tuple[str, bytes, bytes]]:

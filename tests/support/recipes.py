@@ -1,6 +1,11 @@
-"""A recipe to change in tests."""
+"""Recipes to change in tests: one as a file, and the least one of every source as values."""
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from tasks.recipe.model import Recipe
 
 RECIPE = """\
 name: zanzibar
@@ -25,3 +30,62 @@ def write_recipe(folder: Path, *changes: tuple[str, str]) -> Path:
     path = folder / "zanzibar.yaml"
     path.write_text(text)
     return path
+
+
+_FOOTPRINTS = {"source": "vector", "path": "buildings.geojson"}
+_AREA = {"bbox": [6.0, 45.0, 6.5, 45.5]}
+_LEAST: Mapping[str, dict[str, Any]] = {
+    "xyz": {"area": _AREA, "grid": {"zoom": 18}, "imagery": {"url": "https://example.org/{z}/{x}/{y}.png"}},
+    "mapbox": {"area": _AREA, "grid": {"zoom": 18}},
+    "ign": {"area": _AREA, "grid": {"zoom": 18}},
+    "stac": {
+        "area": _AREA,
+        "imagery": {
+            "api": "earth-search",
+            "collection": "sentinel-2-c1-l2a",
+            "bands": ["red"],
+            "cells": {"kind": "utm", "size": 64, "resolution": 10},
+        },
+    },
+    "mlhub": {
+        "imagery": {"reader": "local", "path": "archives", "bands": ["red"]},
+        "labels": {"source": "provided"},
+    },
+    "scenes": {
+        "imagery": {"images": "images/{scene}.tif", "bands": ["red"], "windows": {"size": 64}},
+        "labels": {"source": "rasters", "path": "labels/{scene}.tif"},
+    },
+}
+SOURCES = tuple(_LEAST)
+
+
+def values_of(source: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The least recipe of a source of imagery, with values by dotted key put in; ``...`` takes one out."""
+    given = copy.deepcopy(_LEAST[source])
+    values: dict[str, Any] = {
+        "name": source,
+        "title": "Small",
+        "labels": dict(_FOOTPRINTS),
+        "classes": [
+            {"name": "background", "value": 0, "color": "#000000"},
+            {"name": "building", "value": 1, "color": "#ffffff"},
+        ],
+        **given,
+        "imagery": {"source": source, **given.get("imagery", {})},
+    }
+    for dotted, value in (changes or {}).items():
+        *path, last = (int(part) if part.isdigit() else part for part in dotted.split("."))
+        holder: Any = values
+        for part in path:
+            holder = holder[part] if isinstance(holder, list) else holder.setdefault(part, {})
+        if value is ...:
+            del holder[last]
+        else:
+            holder[last] = value
+    return values
+
+
+def recipe_of(source: str, changes: Mapping[str, Any] | None = None, folder: Path | None = None) -> Recipe:
+    """:func:`values_of` as a recipe whose paths are relative to ``folder``."""
+    made = Recipe.model_validate(values_of(source, changes))
+    return made if folder is None else made.in_folder(folder)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 
 from tasks.geo.georeference import transformer
-from tasks.recipe.windows import WindowRecipe
+from tasks.recipe.model import Recipe
 from tests.support.stac_server import ScriptedApi
 
 STEP = 10.0  # metres a pixel
@@ -99,7 +99,7 @@ def bbox(columns: int = 2, rows: int = 2) -> list[float]:
     return [float(lon[0]), float(lat[0]), float(lon[1]), float(lat[1])]
 
 
-def recipe(api: str, bands: list[str] | None = None, **changes: Any) -> WindowRecipe:
+def recipe(api: str, bands: list[str] | None = None, **changes: Any) -> Recipe:
     """A recipe over the made-up items; ``changes`` are top-level keys, of which ``imagery`` is merged."""
     imagery = {
         "source": "stac",
@@ -121,11 +121,8 @@ def recipe(api: str, bands: list[str] | None = None, **changes: Any) -> WindowRe
             {"name": "building", "value": 1, "color": "#ffffff"},
         ],
     }
-    folder = changes.pop("folder", None)
-    made = WindowRecipe.model_validate(values | changes)
-    if folder is not None:
-        made._folder = Path(folder)
-    return made
+    folder = Path(changes.pop("folder", None) or ".")
+    return Recipe.model_validate(values | changes).in_folder(folder)
 
 
 SCALE = [{"nodata": 0, "data_type": "uint16", "scale": 0.0001, "offset": 0}]

@@ -11,7 +11,7 @@ import zarr
 from numpy.typing import NDArray
 
 from tasks.versions.read import DatasetVersion, open_version, storage_of
-from tasks.versions.splits import SPLITS
+from tasks.versions.schema import SCHEMA_VERSION, SPLITS
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000"},
@@ -63,11 +63,17 @@ def nowhere(n: int) -> dict[str, Any]:
 
 
 def write_store(
-    path: Path, splits: Mapping[str, Split], *, chunk: int = 2, schema: int = 2, **more: Any
+    path: Path,
+    splits: Mapping[str, Split],
+    *,
+    chunk: int = 2,
+    schema: int = SCHEMA_VERSION,
+    ignore_index: int | None = IGNORE,
+    **more: Any,
 ) -> DatasetVersion:
     """Write the next version of the store at ``path``; splits not given are empty. ``more`` are root attributes.
 
-    In schema 2 samples without ``crs`` get no georeference.
+    Except in schema 1, samples without ``crs`` get no georeference.
     """
     repository = icechunk.Repository.open_or_create(storage_of(str(path)))
     session = repository.writable_session("main")
@@ -97,7 +103,7 @@ def write_store(
             "schema_version": schema,
             "classes": CLASSES,
             "bands": [f"B{band + 1:02}" for band in range(some.image.shape[1])],
-            "ignore": IGNORE,
+            **({} if ignore_index is None else {"ignore_index" if schema > 2 else "ignore": ignore_index}),
             "attributions": {"imagery": "made up", "labels": "© nobody"},
             "licences": {"imagery": "CC0-1.0", "labels": "CC0-1.0"},
             **more,

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile
 from tasks.state.ledger import Sample
+from tasks.versions.plan import Row
 from tasks.versions.read import DatasetVersion, open_version
-from tasks.versions.splits import SPLITS
-from tasks.versions.write import Layout, Pixels, VersionWriter, heal_tags, open_or_create
+from tasks.versions.schema import SPLITS, Layout
+from tasks.versions.write import Pixels
+from tests.support.versions import planned, write_plan
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000"},
@@ -44,33 +46,23 @@ def make_store(
     **attributes: Any,
 ) -> DatasetVersion:
     """Write the next version of the store at ``path``; other ``seed``, other samples."""
-    uri, names = str(path), {}
-    samples: dict[str, list[Sample]] = {}
+    uri, numbers = str(path), {}
+    rows: dict[str, list[Row]] = {}
     for number, split in enumerate(SPLITS):
-        tiles = [Tile(18, 1000 * (number + 1) + i, seed).name for i in range(counts[split])]
-        names.update({tile: 1000 * seed + 100 * number + i for i, tile in enumerate(tiles)})
-        samples[split] = [Sample(tile, 0.2, "", 0.0, "", 1_700_000_000, split, (0.8, 0.2)) for tile in tiles]
-    repository = open_or_create(uri)
-    heal_tags(repository)
+        rows[split] = []
+        for i in range(counts[split]):
+            tile = Tile(18, 1000 * (number + 1) + i, seed)
+            numbers[tile.name] = 1000 * seed + 100 * number + i
+            sample = Sample(tile.name, "", "", 0.0, 1_700_000_000, (0.8, 0.2), 0.2)
+            rows[split].append(Row(sample, tile.name, tile_georeference(tile, side)))
     layout = Layout(
         bands=("red", "green", "blue"),
-        dtype=np.dtype(np.uint8),
+        dtype="uint8",
         height=side,
         width=side,
         classes=tuple(str(entry["name"]) for entry in CLASSES),
-        georeference=lambda name: tile_georeference(Tile.parse(name), side),
-        unit=lambda name: name,
-        tiles=True,
     )
-    writer = VersionWriter(uri, repository, samples, layout)
-    for block in writer.blocks:
-        writer.write(block, lambda sample: Pixels(*draw(names[sample.name], side)))
-    values: dict[str, Any] = {
-        "dataset": "town",
-        "recipe_hash": "abc",
-        "content_hash": f"{seed}",
-        "software_version": "0",
-        "classes": CLASSES,
-        **attributes,
-    }
-    return open_version(uri, writer.commit(values).version)
+    plan = planned(uri, rows, layout, content=f"{seed}")
+    values: dict[str, Any] = {"dataset": "town", "recipe_hash": "abc", "software_version": "0", "classes": CLASSES}
+    written = write_plan(uri, plan, lambda one: Pixels(*draw(numbers[one.name], side)), **{**values, **attributes})
+    return open_version(uri, written.version)

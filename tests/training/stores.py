@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from tasks.versions.read import SCHEMA_VERSION, DatasetVersion, open_version, storage_of
-from tasks.versions.splits import SPLITS, TRAIN
+from tasks.versions.read import DatasetVersion, open_version, storage_of
+from tasks.versions.schema import SCHEMA_VERSION, SPLITS, TRAIN
 from tests.training.samples import BUILDING, CLASSES
 
 IGNORE = 255
@@ -22,7 +22,7 @@ class Samples(NamedTuple):
 
     image: NDArray[Any]  # (n, band, y, x)
     mask: NDArray[np.uint8]  # (n, y, x)
-    unusable: NDArray[np.uint8] | None = None  # (n, y, x)
+    cloud_mask: NDArray[np.uint8] | None = None  # (n, y, x)
 
 
 def draw(n: int, bands: int, dtype: str, shape: tuple[int, int] = (16, 16), seed: int = 0) -> Samples:
@@ -33,15 +33,15 @@ def draw(n: int, bands: int, dtype: str, shape: tuple[int, int] = (16, 16), seed
     masks = masks.repeat(4, 1).repeat(4, 2)
     share = (masks == BUILDING)[:, None] * 0.8 + rng.random((n, bands, *shape)) * 0.2
     masks[:, :, 0] = IGNORE
-    unusable = np.zeros_like(masks)
-    unusable[::2, 5:11, 4:] = 1
-    return Samples((ground + (house - ground) * share).astype(dtype), masks, unusable)
+    cloud_mask = np.zeros_like(masks)
+    cloud_mask[::2, 5:11, 4:] = 1
+    return Samples((ground + (house - ground) * share).astype(dtype), masks, cloud_mask)
 
 
 def write_store(
-    path: Path, splits: Mapping[str, Samples], *, ignore: int | None = IGNORE, chunk: int = 4, **attributes: Any
+    path: Path, splits: Mapping[str, Samples], *, ignore_index: int | None = IGNORE, chunk: int = 4, **attributes: Any
 ) -> DatasetVersion:
-    """Write version v1 of a new store at ``path``; a split without ``unusable`` gets no such array."""
+    """Write version v1 of a new store at ``path``; a split without ``cloud_mask`` gets no such array."""
     repository = icechunk.Repository.create(storage_of(str(path)))
     session = repository.writable_session("main")
     root = zarr.create_group(session.store)
@@ -63,7 +63,7 @@ def write_store(
             "bands": [f"B{i + 1:02}" for i in range(train.shape[1])],
             "mean": train.mean((0, 2, 3)).tolist(),
             "std": train.std((0, 2, 3)).tolist(),
-            **({} if ignore is None else {"ignore": ignore}),
+            **({} if ignore_index is None else {"ignore_index": ignore_index}),
             **attributes,
         }
     )

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tasks.errors import StoreError
 from tasks.versions.read import DatasetVersion
-from tasks.versions.splits import SPLITS
+from tasks.versions.schema import SPLITS
 from tests.training.samples import make_store
 from tests.training.stores import IGNORE, Samples, draw, write_store
 from training.data import Cache, SplitReader, content_digest, epoch_order
@@ -78,7 +79,7 @@ def test_a_split_is_read_once_when_it_is_kept(version: DatasetVersion, monkeypat
     kept = SplitReader(version.split("train"), 8, cache="auto")
     assert kept.cached
     first = [batch.images.clone() for batch in kept]
-    monkeypatch.setattr(type(kept._image), "__getitem__", None)
+    monkeypatch.setattr(zarr.Array, "__getitem__", None)
     assert all(torch.equal(one, two.images) for one, two in zip(first, kept, strict=True))
 
 
@@ -116,9 +117,9 @@ def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cache", ["none", "host"])
 def test_images_keep_their_dtype_and_ignored_pixels_come_along(cache: Cache, dtype: str, tmp_path: Path) -> None:
     samples = draw(10, 5, dtype)
-    assert samples.unusable is not None
+    assert samples.cloud_mask is not None
     arrays = write_store(tmp_path / "store", dict.fromkeys(SPLITS, samples)).split("train")
-    reader = SplitReader(arrays, 3, shuffle=True, cache=cache, ignore=IGNORE)
+    reader = SplitReader(arrays, 3, shuffle=True, cache=cache, ignore_index=IGNORE)
     for _ in range(2):
         for batch in reader:
             rows = batch.rows.numpy()
@@ -127,28 +128,28 @@ def test_images_keep_their_dtype_and_ignored_pixels_come_along(cache: Cache, dty
             assert np.array_equal(images, samples.image[rows])
             assert np.array_equal(batch.masks.numpy(), samples.mask[rows])
             assert batch.ignored is not None
-            expected = (samples.mask[rows] == IGNORE) | (samples.unusable[rows] == 1)
+            expected = (samples.mask[rows] == IGNORE) | (samples.cloud_mask[rows] == 1)
             assert np.array_equal(batch.ignored.numpy(), expected)
 
 
 def test_only_clouds_and_only_missing_labels(tmp_path: Path) -> None:
     samples = draw(4, 1, "uint8")
-    assert samples.unusable is not None
-    clouds = write_store(tmp_path / "clouds", dict.fromkeys(SPLITS, samples), ignore=None).split("train")
-    labels = write_store(tmp_path / "labels", dict.fromkeys(SPLITS, samples._replace(unusable=None))).split("train")
-    (clouded,), (unlabelled,) = SplitReader(clouds, 4), SplitReader(labels, 4, ignore=IGNORE)
-    assert np.array_equal(np.asarray(clouded.ignored), samples.unusable == 1)
+    assert samples.cloud_mask is not None
+    clouds = write_store(tmp_path / "clouds", dict.fromkeys(SPLITS, samples), ignore_index=None).split("train")
+    labels = write_store(tmp_path / "labels", dict.fromkeys(SPLITS, samples._replace(cloud_mask=None))).split("train")
+    (clouded,), (unlabelled,) = SplitReader(clouds, 4), SplitReader(labels, 4, ignore_index=IGNORE)
+    assert np.array_equal(np.asarray(clouded.ignored), samples.cloud_mask == 1)
     assert np.array_equal(np.asarray(unlabelled.ignored), samples.mask == IGNORE)
 
 
 def test_batches_in_which_no_pixel_is_ignored_say_so(version: DatasetVersion, tmp_path: Path) -> None:
     assert all(batch.ignored is None for batch in SplitReader(version.split("train"), 8))
-    assert all(batch.ignored is None for batch in SplitReader(version.split("train"), 8, ignore=IGNORE))
+    assert all(batch.ignored is None for batch in SplitReader(version.split("train"), 8, ignore_index=IGNORE))
     samples = draw(8, 1, "uint8")
-    masks, unusable = np.zeros_like(samples.mask), np.zeros_like(samples.mask)
-    unusable[5, 3, 2] = 1
-    written = write_store(tmp_path / "store", dict.fromkeys(SPLITS, Samples(samples.image, masks, unusable)))
-    first, second = SplitReader(written.split("train"), 4, ignore=IGNORE)
+    masks, cloud_mask = np.zeros_like(samples.mask), np.zeros_like(samples.mask)
+    cloud_mask[5, 3, 2] = 1
+    written = write_store(tmp_path / "store", dict.fromkeys(SPLITS, Samples(samples.image, masks, cloud_mask)))
+    first, second = SplitReader(written.split("train"), 4, ignore_index=IGNORE)
     assert first.ignored is None
     assert second.ignored is not None
     assert second.ignored.nonzero().tolist() == [[1, 3, 2]]
@@ -161,18 +162,18 @@ def test_memory_is_counted_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("training.data.CACHED_SHARE_OF_FREE_MEMORY", 1.0)
     for free, cached in ((size, True), (size - 1, False)):
         monkeypatch.setattr("training.data.free_memory", lambda free=free: free)
-        assert SplitReader(arrays, 4, ignore=IGNORE).cached is cached
+        assert SplitReader(arrays, 4, ignore_index=IGNORE).cached is cached
 
 
 def test_the_digest_counts_ignored_pixels_where_there_are_any(tmp_path: Path) -> None:
     samples = draw(9, 3, "uint8")
-    assert samples.unusable is not None
+    assert samples.cloud_mask is not None
 
-    def digest(name: str, samples: Samples, ignore: int | None = None, chunk: int = 4) -> str:
-        written = write_store(tmp_path / name, dict.fromkeys(SPLITS, samples), ignore=ignore, chunk=chunk)
-        return content_digest(written.split("test"), ignore=ignore)
+    def digest(name: str, samples: Samples, ignore_index: int | None = None, chunk: int = 4) -> str:
+        written = write_store(tmp_path / name, dict.fromkeys(SPLITS, samples), ignore_index=ignore_index, chunk=chunk)
+        return content_digest(written.split("test"), ignore_index=ignore_index)
 
-    plain = samples._replace(unusable=None)
+    plain = samples._replace(cloud_mask=None)
 
     def worked_out(clouds: NDArray[np.uint8]) -> str:
         parts = [
@@ -181,12 +182,12 @@ def test_the_digest_counts_ignored_pixels_where_there_are_any(tmp_path: Path) ->
         ]
         return hashlib.sha256(b"".join(sorted(hashlib.sha256(part).digest() for part in parts))).hexdigest()
 
-    as_ever = worked_out(np.zeros_like(samples.unusable))
+    as_ever = worked_out(np.zeros_like(samples.cloud_mask))
     assert digest("plain", plain) == as_ever
     assert digest("no value", plain, 77) == as_ever
-    assert digest("no cloud", samples._replace(unusable=np.zeros_like(samples.unusable))) == as_ever
+    assert digest("no cloud", samples._replace(cloud_mask=np.zeros_like(samples.cloud_mask))) == as_ever
     clouded = digest("clouded", samples)
-    assert clouded == worked_out(samples.unusable)
+    assert clouded == worked_out(samples.cloud_mask)
     assert digest("other chunks", samples, chunk=1) == clouded
     signed = [plain._replace(image=samples.image.view(dtype)) for dtype in ("uint8", "int8")]
     kinds = [digest(f"dtype {i}", one) for i, one in enumerate(signed)]

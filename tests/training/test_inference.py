@@ -12,16 +12,16 @@ from tasks.errors import RecipeError, TrainingError
 from tasks.versions.read import DatasetVersion
 from training.config import TrainingConfig
 from training.inference import load_model
-from training.model_files import save_model
+from training.model_files import load_files, save_model
 from training.models import UNet
 from training.pictures import predictions_picture
-from training.train import new_model, read_facts
+from training.train import new_model, read_metadata
 
 
 @pytest.fixture
 def folder(version: DatasetVersion, tiny: TrainingConfig, tmp_path: Path) -> Path:
-    facts = read_facts(version)
-    save_model(tmp_path / "model", new_model(tiny, facts), tiny, facts)
+    metadata = read_metadata(version)
+    save_model(tmp_path / "model", new_model(tiny, metadata), tiny, metadata)
     return tmp_path / "model"
 
 
@@ -31,10 +31,10 @@ def test_prediction_is_normalised_and_cut_into_batches(folder: Path, version: Da
     assert probability.shape == (5, 32, 32)
     assert probability.dtype == np.float32
     assert np.allclose(load_model(folder, batch=2).predict(images), probability, atol=1e-6)
-    facts = json.loads((folder / "data.json").read_text())
+    metadata = json.loads((folder / "data.json").read_text())
     network = UNet(3, (4, 8, 8)).eval()
-    network.load_state_dict(load_model(folder)._model.state_dict())
-    mean, std = (torch.tensor(facts[name])[:, None, None] for name in ("mean", "std"))
+    network.load_state_dict(load_files(folder)[0].state_dict())
+    mean, std = (torch.tensor(metadata[name])[:, None, None] for name in ("mean", "std"))
     with torch.no_grad():
         expected = network((torch.from_numpy(images) - mean) / std).sigmoid().numpy()
     assert np.allclose(probability, expected, atol=1e-6)

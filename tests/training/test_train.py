@@ -16,7 +16,7 @@ from training.data import SplitReader
 from training.inference import Predictor, evaluate, load_model
 from training.losses import build_loss
 from training.module import SegmentationModule
-from training.train import EpochReport, TrainingResult, new_model, read_facts, train
+from training.train import EpochReport, TrainingResult, new_model, read_metadata, train
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_half_precision_trains_and_tests(version: DatasetVersion, tiny: Training
 def test_a_small_network_learns_eight_samples_by_heart(tmp_path: Path) -> None:
     version = make_store(tmp_path / "store", counts={"train": 8, "validation": 1, "test": 1})
     config = load_config("unet-small", ["model.widths=[8,16]", "augmentation={}", "batch=8"])
-    facts = read_facts(version)
-    model = new_model(config, facts)
-    module = SegmentationModule(model, config, facts, {"train": version.split("train").sample_id})
+    metadata = read_metadata(version)
+    model = new_model(config, metadata)
+    module = SegmentationModule(model, config, metadata, {"train": version.split("train").sample_id})
     optimiser = module.configure_optimizers()["optimizer"]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     reader = SplitReader(version.split("train"), 8, shuffle=True)
@@ -85,7 +85,7 @@ def test_a_small_network_learns_eight_samples_by_heart(tmp_path: Path) -> None:
         optimiser.zero_grad()
         module.training_step(batch, step).backward()
         optimiser.step()
-    predictor = Predictor(model, facts, batch=8, device=torch.device("cpu"))
+    predictor = Predictor(model, metadata, batch=8, device=torch.device("cpu"))
     assert evaluate(predictor, reader, foreground=3).dice > 0.9
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
@@ -18,9 +19,9 @@ from tasks.imagery.mlhub.layouts import Choice, Collector
 from tasks.imagery.mlhub.remote import RemoteAsset
 from tasks.raster.scene import Scene
 from tasks.secrets import find_secret, redact
-from tasks.web.client import FIRST_PAUSE, Web
+from tasks.web.client import Client
 from tasks.web.download import Manner, download
-from tasks.web.retry import Patience, TransientError
+from tasks.web.retry import TransientError
 
 KEY_VARIABLE, KEY_BLOCK = "MLHUB_API_KEY", "mlhub-api-key"
 _RETIRED = ("api.radiant.earth",)
@@ -42,12 +43,12 @@ class AbsentError(SourceError):
 class MlhubApi:
     """The protocol. Makes no request before it is asked something."""
 
-    def __init__(self, url: str, web: Web) -> None:
+    def __init__(self, url: str, client: Client) -> None:
         """``url``: the base, such as ``https://host/mlhub/v1``. Raises CredentialError, SourceError."""
         self.url = url.rstrip("/")
         if (urlsplit(self.url).hostname or "").endswith(_RETIRED):
             raise SourceError(f"{redact(self.url)}: this service does not exist any more. {_ALTERNATIVES}")
-        self._web = web
+        self._client = client
         key = find_secret(KEY_VARIABLE, KEY_BLOCK)
         if not key:
             raise CredentialError(
@@ -97,7 +98,7 @@ class MlhubApi:
         href = _RETIRED_LINK.sub(f"{self.url}/", href)
         if not href.startswith(f"{self.url}/"):
             return href, storage_headers(href)
-        with self._web.get(href, query={"key": self._key}) as answer:
+        with self._client.get(href, query={"key": self._key}) as answer:
             status, target = answer.status_code, answer.headers.get("Location", "")
         if status in _REDIRECTS:
             if not target:
@@ -118,17 +119,18 @@ class MlhubApi:
         """Status and body of 200 and 404. Raises CredentialError, SourceError."""
         url = path if path.startswith(self.url) else f"{self.url}{path}"
         try:
-            status, body = self._web.persist(lambda: self._web.read(url, {"key": self._key}))
+            answer = self._client.persist(lambda: self._client.get(url, query={"key": self._key}, whole=True))
         except TransientError as error:
             raise SourceError(
-                f"{error}; gave up after {self._web.patience.attempts} attempts. {_ALTERNATIVES}"
+                f"{error}; gave up after {self._client.policy.attempts} attempts. {_ALTERNATIVES}"
             ) from error
+        status = answer.status_code
         if status == 404:
             return status, None
         if status != 200:
             self._refused(url, status)
         try:
-            return status, json.loads(body)
+            return status, json.loads(answer.content)
         except ValueError:
             raise SourceError(
                 f"{redact(url)}: the answer is no JSON; is this an MLHub server? {_ALTERNATIVES}"
@@ -144,7 +146,7 @@ class MlhubApi:
 
 def api_scenes(
     api: MlhubApi,
-    web: Web,
+    client: Client,
     dataset: str,
     collections: list[str],
     work: Path,
@@ -163,10 +165,10 @@ def api_scenes(
         )
     collector = Collector(choice, f"{redact(api.url)}, dataset {dataset}")
     for name in collections or [one for one in there if choice.may_hold(one)]:
-        if (archive := _download(api, web, name, work / "archives")) is not None:
+        if (archive := _download(api, client, name, work / "archives")) is not None:
             read_archive(archive, work / "mlhub", choice, collector, max_bytes)
         else:
-            _offer_items(api, web, name, work / "mlhub", collector)
+            _offer_items(api, client, name, work / "mlhub", collector)
     return collector.scenes()
 
 
@@ -183,7 +185,7 @@ def without_secret(url: str, secret: str) -> str:
     return url if len(kept) == len(query) else parts._replace(query=urlencode(kept)).geturl()
 
 
-def _download(api: MlhubApi, web: Web, collection: str, folder: Path) -> Path | None:
+def _download(api: MlhubApi, client: Client, collection: str, folder: Path) -> Path | None:
     """A collection's archive, None when the server has none."""
 
     def locate() -> tuple[str, Mapping[str, str]]:
@@ -193,20 +195,20 @@ def _download(api: MlhubApi, web: Web, collection: str, folder: Path) -> Path | 
         error=SourceError,
         advice="ask the server's owner for the archive, or use imagery.reader: local",
         name=f"{collection}.tar.gz",
-        silence=web.timeout,
+        silence=client.timeout,
         locate=locate,
     )
-    patience = Patience(web.patience.attempts, _DOWNLOAD_SECONDS, FIRST_PAUSE)
+    policy = replace(client.policy, total_seconds=_DOWNLOAD_SECONDS)
     url = f"{api.url}/archive/{quote(collection, safe='')}"
     try:
-        path, requests = download(url, folder, None, patience, manner)
+        path, requests = download(url, folder, None, policy, manner)
     except AbsentError:
         return None
-    web.count(requests)
+    client.count(requests)
     return path
 
 
-def _offer_items(api: MlhubApi, web: Web, collection: str, work: Path, collector: Collector) -> None:
+def _offer_items(api: MlhubApi, client: Client, collection: str, work: Path, collector: Collector) -> None:
     """Offer the assets of a collection's items, which are fetched when they are asked for."""
     folder = work / f"items-{hashlib.sha256(f'{api.url} {collection}'.encode()).hexdigest()[:12]}"
     for item in api.items(collection):
@@ -216,7 +218,7 @@ def _offer_items(api: MlhubApi, web: Web, collection: str, work: Path, collector
             name = f"{item.get('id')}/{key}{_EXTENSIONS.get(kind, '')}"
             if hit := collector.offer(name):
                 locate = _Locator(api, href)
-                collector.add(hit, RemoteAsset(web, f"{redact(api.url)}: {name}", folder / hit.file, locate))
+                collector.add(hit, RemoteAsset(client, f"{redact(api.url)}: {name}", folder / hit.file, locate))
 
 
 class _Locator:

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self, cast
 
-from tasks.errors import DiskError, SourceError
+from tasks.atomic import disk_error, write_text
+from tasks.errors import SourceError
 from tasks.imagery.mlhub.layouts import Choice, Collector, Hit
 from tasks.raster.scene import LocalAsset
 
@@ -85,11 +86,7 @@ def _kept(folder: Path, of: dict[str, Any]) -> list[str]:
 
 def _write_manifest(folder: Path, of: dict[str, Any], files: dict[str, tuple[str, int]], own: Collector) -> list[str]:
     others = [name for name in own.examples() if name not in files]
-    part = folder / f"{_MANIFEST}.part"
-    with _writing(part):
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"of": of, "files": files, "others": others}))
-        part.replace(folder / _MANIFEST)
+    write_text(folder / _MANIFEST, json.dumps({"of": of, "files": files, "others": others}))
     return [*files, *others]
 
 
@@ -98,7 +95,7 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DiskError(f"{path}: cannot be written ({error.strerror or error}); free some disk") from error
+        raise disk_error(path, error) from error
 
 
 def _unpack(

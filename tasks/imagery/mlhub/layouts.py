@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tasks.errors import SourceError
+from tasks.imagery.clouds import LAYERS
 from tasks.raster.scene import IMAGE, Asset, Scene, SceneItem
 
 LABELS = "labels"  # key of a label raster
-LAYERS = ("SCL", "CLD", "cloudmask")
 S1, S2, L8, PLANET = "S1", "S2", "L8", "planet"
 _SENSORS = {"sentinel_1": S1, "sentinel_2": S2, "landsat_8": L8, "s1": S1, "s2": S2, "planet": PLANET, S1: S1, L8: L8}
 _RADAR = ("VV", "VH", "HH", "HV")
@@ -142,7 +142,7 @@ class Choice:
             return LABELS
         if hit.sensor != self.sensor:
             return None
-        return hit.key if hit.key in (*LAYERS, IMAGE) else self.bands.get(hit.key)
+        return hit.key if hit.key in (*LAYERS.values(), IMAGE) else self.bands.get(hit.key)
 
     def may_hold(self, collection: str) -> bool:
         """Whether a collection of that id can have wanted files: an id with another sensor's name has none."""
@@ -252,7 +252,7 @@ class Collector:
                 f" {others}; correct imagery.bands or take another collection"
             )
         missing = [name for band, name in self._choice.bands.items() if band not in mine]
-        if missing and mine - {*LAYERS, IMAGE}:
+        if missing and mine - {*LAYERS.values(), IMAGE}:
             raise SourceError(
                 f"{self._where}: no file of band {', '.join(missing)}; there are {', '.join(sorted(mine))}; correct"
                 " imagery.bands"

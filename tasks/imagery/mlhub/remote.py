@@ -4,9 +4,9 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tasks.errors import SourceError
-from tasks.samples.window import WindowReadError
-from tasks.web.client import Web
+from tasks.errors import SourceError, WindowReadError
+from tasks.web.client import Client
+from tasks.web.download import store
 from tasks.web.retry import TransientError
 
 
@@ -15,7 +15,7 @@ class RemoteAsset:
 
     def __init__(
         self,
-        web: Web,
+        client: Client,
         name: str,
         file: Path,
         locate: Callable[[], tuple[str, Mapping[str, str]]],
@@ -27,7 +27,7 @@ class RemoteAsset:
         ``size`` in bytes and ``etag`` are the file's, as far as they are known.
         """
         self.name = name
-        self._web, self._file, self._locate, self._size, self._etag = web, file, locate, size, etag
+        self._client, self._file, self._locate, self._size, self._etag = client, file, locate, size, etag
         self._lock = threading.Lock()
 
     def path(self) -> Path:
@@ -36,7 +36,7 @@ class RemoteAsset:
             # A whole file has its name only when it was whole; a size that differs is another version's.
             if not self._file.is_file() or (self._size is not None and self._file.stat().st_size != self._size):
                 try:
-                    self._web.persist(self._fetch)
+                    self._client.persist(self._fetch)
                 except TransientError as error:
                     raise WindowReadError(f"{self.name}: {error}; gave up after {self._attempts}") from error
                 except SourceError as error:
@@ -45,13 +45,13 @@ class RemoteAsset:
 
     @property
     def _attempts(self) -> str:
-        return f"{self._web.patience.attempts} attempts"
+        return f"{self._client.policy.attempts} attempts"
 
     def _fetch(self) -> None:
         url, headers = self._locate()
-        with self._web.get(url, headers=headers, follow=True) as answer:
+        with self._client.get(url, headers=headers, follow=True) as answer:
             if answer.status_code != 200:
                 # A signed URL may have run out while its bytes came: locate() gives a new one.
                 kind = TransientError if answer.status_code in (401, 403) else WindowReadError
                 raise kind(f"{self.name}: the server answered {answer.status_code} {answer.reason}")
-            self._web.store(answer, self._file, self._size, self._etag)
+            store(answer, self._file, self._size, self._etag)

@@ -10,13 +10,14 @@ from typing import NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from tasks.errors import DiskError, SourceError
+from tasks.atomic import write_text
+from tasks.errors import SourceError
 from tasks.imagery.mlhub.archives import is_safe
 from tasks.imagery.mlhub.layouts import Choice, Collector
 from tasks.imagery.mlhub.remote import RemoteAsset
 from tasks.raster.scene import Scene
 from tasks.secrets import redact
-from tasks.web.client import Web
+from tasks.web.client import Client
 from tasks.web.retry import TransientError
 
 DEFAULT_PROXY = "https://data.source.coop"
@@ -32,7 +33,7 @@ class Listed(NamedTuple):
     etag: str
 
 
-def source_coop_scenes(proxy: str, dataset: str, web: Web, work: Path, choice: Choice) -> list[Scene]:
+def source_coop_scenes(proxy: str, dataset: str, client: Client, work: Path, choice: Choice) -> list[Scene]:
     """The scenes of a product, of which no image is fetched yet.
 
     ``dataset`` is ``account/product`` or ``account/product/prefix``. The listing is kept in ``work`` for a day, the
@@ -49,10 +50,10 @@ def source_coop_scenes(proxy: str, dataset: str, web: Web, work: Path, choice: C
     ours = hashlib.sha256(f"{base}/{prefix}".encode()).hexdigest()[:12]
     collector = Collector(choice, f"{redact(base)}/{prefix}")
     folder = work / "source-coop" / ours
-    for listed in _listing(web, base, prefix, work / "source-coop" / f"{ours}.json"):
+    for listed in _listing(client, base, prefix, work / "source-coop" / f"{ours}.json"):
         if is_safe(listed.key) and (hit := collector.offer(listed.key)):
             url = f"{base}/{quote(listed.key)}"
-            asset = RemoteAsset(web, redact(url), folder / hit.file, partial(_there, url), listed.size, listed.etag)
+            asset = RemoteAsset(client, redact(url), folder / hit.file, partial(_there, url), listed.size, listed.etag)
             collector.add(hit, asset)
     return collector.scenes()
 
@@ -61,7 +62,7 @@ def _there(url: str) -> tuple[str, Mapping[str, str]]:
     return url, {}
 
 
-def _listing(web: Web, base: str, prefix: str, kept: Path) -> list[Listed]:
+def _listing(client: Client, base: str, prefix: str, kept: Path) -> list[Listed]:
     """The listing as kept, or fetched and kept."""
     try:
         found = json.loads(kept.read_text())
@@ -69,25 +70,19 @@ def _listing(web: Web, base: str, prefix: str, kept: Path) -> list[Listed]:
             return [Listed(str(key), int(size), str(etag)) for key, size, etag in found["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    listed = list(_list(web, base, prefix))
-    part = kept.with_name(f"{kept.name}.part")
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"url": f"{redact(base)}/{prefix}", "at": time.time(), "files": listed}))
-        part.replace(kept)
-    except OSError as error:
-        raise DiskError(f"{kept}: cannot be written ({error.strerror or error}); free some disk") from error
+    listed = list(_list(client, base, prefix))
+    write_text(kept, json.dumps({"url": f"{redact(base)}/{prefix}", "at": time.time(), "files": listed}))
     return listed
 
 
-def _list(web: Web, base: str, prefix: str) -> Iterator[Listed]:
+def _list(client: Client, base: str, prefix: str) -> Iterator[Listed]:
     """All files of a product below ``prefix``, page by page."""
     product = f"{base.rpartition('/')[2]}/"
     token, asked = "", set()
     while token not in asked:
         asked.add(token)
         query = {"list-type": "2", "prefix": prefix, "max-keys": str(_PAGE)}
-        root = _page(web, base, query | ({"continuation-token": token} if token else {}))
+        root = _page(client, base, query | ({"continuation-token": token} if token else {}))
         for entry in root.iterfind("{*}Contents"):
             # A proxy may give keys of the account's bucket, which begin with the product.
             key = entry.findtext("{*}Key", "").removeprefix(product if not prefix.startswith(product) else "")
@@ -100,15 +95,16 @@ def _list(web: Web, base: str, prefix: str) -> Iterator[Listed]:
     raise SourceError(f"{redact(base)}: the listing goes round in circles; try again later, or use another imagery.url")
 
 
-def _page(web: Web, base: str, query: dict[str, str]) -> ElementTree.Element:
+def _page(client: Client, base: str, query: dict[str, str]) -> ElementTree.Element:
     shown = redact(base)
     try:
-        status, body = web.persist(lambda: web.read(base, query))
+        answer = client.persist(lambda: client.get(base, query=query, whole=True))
     except TransientError as error:
         raise SourceError(
-            f"{error}; gave up after {web.patience.attempts} attempts, start again later, or set imagery.url to another"
-            " proxy"
+            f"{error}; gave up after {client.policy.attempts} attempts, start again later, or set imagery.url to"
+            " another proxy"
         ) from error
+    status, body = answer.status_code, answer.content
     if status in (403, 404):
         raise SourceError(
             f"{shown}: Source Cooperative has no such public product (it answered {status}); correct imagery.dataset,"

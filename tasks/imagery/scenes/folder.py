@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.errors import LabelError, RecipeError, SourceError
+from tasks.imagery.clouds import LAYERS
+from tasks.imagery.scenes.catalogue import SceneCatalogue
 from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
-from tasks.recipe.windows import RasterLabels, ScenesImagery, WindowRecipe
+from tasks.recipe.model import Recipe
+from tasks.recipe.sources import RasterLabels, ScenesImagery
 from tasks.samples.window import safe_name
 
-LAYERS = ("cloudmask", "CLD", "SCL")  # what {band} may name besides the recipe's bands
 PLACEHOLDERS = ("scene", "band", "date")
 SHOWN = 8  # entries of a folder in a message
 
@@ -27,7 +29,12 @@ class _Files:
     by_date: dict[str, dict[str, Path]] = field(default_factory=dict)  # date or "" -> asset key -> file
 
 
-def folder_scenes(recipe: WindowRecipe) -> list[Scene]:
+def folder_catalogue(recipe: Recipe) -> SceneCatalogue:
+    """The imagery of a recipe with ``imagery.source: scenes``. Raises as :func:`folder_scenes`, once it is asked."""
+    return SceneCatalogue(recipe, lambda: folder_scenes(recipe))
+
+
+def folder_scenes(recipe: Recipe) -> list[Scene]:
     """The scenes of ``imagery.images``, by name, with the label rasters that ``labels`` names.
 
     Raises RecipeError for a pattern that cannot be used, SourceError when nothing matches or two files claim one
@@ -51,14 +58,14 @@ def folder_scenes(recipe: WindowRecipe) -> list[Scene]:
     ]
 
 
-def _find(recipe: WindowRecipe, imagery: ScenesImagery) -> dict[str, _Files]:
+def _find(recipe: Recipe, imagery: ScenesImagery) -> dict[str, _Files]:
     pattern = recipe.resolve(imagery.images)
     unknown = sorted(set(_PLACEHOLDER.findall(str(pattern))) - set(PLACEHOLDERS))
     if unknown:
         known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
         raise RecipeError(f"imagery.images: unknown placeholder {{{unknown[0]}}} in {imagery.images}; valid: {known}")
     root, parts = _split(pattern)
-    keys = sorted({*imagery.bands, *imagery.file_bands, *LAYERS}, key=len, reverse=True)
+    keys = sorted({*imagery.bands, *imagery.file_bands, *LAYERS.values()}, key=len, reverse=True)
     strict = _regex(parts, "|".join(re.escape(key) for key in keys))
     files = list(_matching(root, parts))
     scenes: dict[str, _Files] = {}
@@ -154,7 +161,7 @@ def _group(expression: str | None, scene: str) -> str:
     return match.group()
 
 
-def _label(recipe: WindowRecipe, labels: RasterLabels, scene: str) -> Asset | None:
+def _label(recipe: Recipe, labels: RasterLabels, scene: str) -> Asset | None:
     path = recipe.resolve(labels.path.replace("{scene}", scene))
     if path.is_file():
         return LocalAsset(path)
@@ -180,5 +187,5 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _advice(recipe: WindowRecipe) -> str:
+def _advice(recipe: Recipe) -> str:
     return " ".join(recipe.about.files.split()) or "Put the files there, or correct the pattern"

@@ -8,20 +8,20 @@ from urllib.parse import quote
 
 from tasks.errors import RecipeError, TilewrightError
 from tasks.geo.tiles import Tile
-from tasks.imagery.slippy.protocol import USER_AGENT, TileRequest, refusal, says
-from tasks.recipe.load import IgnImagery, Recipe
+from tasks.imagery.slippy.protocol import refusal, says
+from tasks.recipe.sources import IgnImagery
+from tasks.web.exchange import USER_AGENT, Request
 
 WMTS_URL = "https://data.geopf.fr/wmts"
 LAYERS_PAGE = "https://geoservices.ign.fr/services-web-experts-ortho"
 
 
-class IgnSource:
-    """A :class:`tasks.imagery.slippy.protocol.TileSource` for ``imagery: {source: ign}``."""
+class IgnServer:
+    """A :class:`tasks.imagery.slippy.protocol.TileServer` for ``imagery: {source: ign}``."""
 
     name = "ign"
     tile_pixels = 256  # PM has no other size
     max_zoom: int | None = 19
-    billed = False
 
     def __init__(self, imagery: IgnImagery) -> None:
         self._layer = imagery.layer
@@ -31,9 +31,9 @@ class IgnSource:
         )
         self._headers = {"User-Agent": USER_AGENT}
 
-    def request(self, tile: Tile) -> TileRequest:
+    def request(self, tile: Tile) -> Request:
         """The request for ``tile``."""
-        return TileRequest(
+        return Request(
             f"{self._query}&TILEMATRIX={tile.z}&TILEROW={tile.y}&TILECOL={tile.x}",
             self._headers,
         )
@@ -51,10 +51,8 @@ class IgnSource:
         return refusal(status, body, url, "", advice)
 
 
-def ign_source(recipe: Recipe) -> IgnSource:
-    """The source of a recipe whose imagery is ``ign``. Raises RecipeError for a tile size it does not serve."""
-    if not isinstance(recipe.imagery, IgnImagery):
-        raise RecipeError(f"imagery.source: expected ign, got {recipe.imagery.source}")
-    if recipe.grid.tile_size != IgnSource.tile_pixels:
-        raise RecipeError(f"grid.tile_size: ign serves 256 px tiles only (got {recipe.grid.tile_size}); set it to 256")
-    return IgnSource(recipe.imagery)
+def ign_server(imagery: IgnImagery, tile_pixels: int) -> IgnServer:
+    """The server of a recipe's imagery. Raises RecipeError for a tile size it does not serve."""
+    if tile_pixels != IgnServer.tile_pixels:
+        raise RecipeError(f"grid.tile_size: ign serves 256 px tiles only (got {tile_pixels}); set it to 256")
+    return IgnServer(imagery)

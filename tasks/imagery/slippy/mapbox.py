@@ -10,9 +10,10 @@ from urllib.parse import quote, urlsplit
 
 from tasks.errors import CredentialError, RecipeError, TilewrightError
 from tasks.geo.tiles import Tile
-from tasks.imagery.slippy.protocol import USER_AGENT, TileRequest, refusal, says
-from tasks.recipe.load import MapboxImagery, Recipe
+from tasks.imagery.slippy.protocol import refusal, says
+from tasks.recipe.sources import MapboxImagery
 from tasks.secrets import find_secret
+from tasks.web.exchange import USER_AGENT, Request
 
 API_URL = "https://api.mapbox.com"
 TOKEN_ENV = "MAPBOX_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
@@ -20,12 +21,11 @@ TOKEN_BLOCK = "mapbox-access-token"  # noqa: S105 - a name, not a token
 TOKEN_PAGE = "https://account.mapbox.com/access-tokens/"  # noqa: S105 - a page, not a token
 
 
-class MapboxSource:
-    """A :class:`tasks.imagery.slippy.protocol.TileSource` for ``imagery: {source: mapbox}``."""
+class MapboxServer:
+    """A :class:`tasks.imagery.slippy.protocol.TileServer` for ``imagery: {source: mapbox}``."""
 
     name = "mapbox"
     max_zoom: int | None = 22
-    billed = True
 
     def __init__(self, imagery: MapboxImagery, tile_pixels: int, token: str, api_url: str = API_URL) -> None:
         """Raises RecipeError when ``api_url`` is no http(s) URL."""
@@ -40,10 +40,10 @@ class MapboxSource:
         self._ending = f"{scale}.{imagery.format}?access_token={quote(token, safe='')}"
         self._headers = {"User-Agent": USER_AGENT}
 
-    def request(self, tile: Tile) -> TileRequest:
+    def request(self, tile: Tile) -> Request:
         """The request for ``tile``."""
         url = f"{self._base}/{tile.z}/{tile.x}/{tile.y}{self._ending}"
-        return TileRequest(url, self._headers, self._token)
+        return Request(url, self._headers, self._token)
 
     def is_absent(self, status: int, body: bytes) -> bool:
         """A 404 that says "Tile not found"; the other two are about the tileset."""
@@ -64,16 +64,12 @@ class MapboxSource:
         return refusal(status, body, url, self._token, advice)
 
 
-def mapbox_source(recipe: Recipe) -> MapboxSource:
-    """The source of a recipe whose imagery is ``mapbox``. Raises CredentialError when there is no token."""
-    if not isinstance(recipe.imagery, MapboxImagery):
-        raise RecipeError(f"imagery.source: expected mapbox, got {recipe.imagery.source}")
+def mapbox_server(imagery: MapboxImagery, tile_pixels: int) -> MapboxServer:
+    """The server of a recipe's imagery, at ``MAPBOX_API_URL`` if set. Raises CredentialError when there is no token."""
     token = find_secret(TOKEN_ENV, TOKEN_BLOCK)
     if token is None:
         raise CredentialError(
             f"no Mapbox token: set the environment variable {TOKEN_ENV}, or make a Prefect Secret block named "
             f"{TOKEN_BLOCK} that holds it; {TOKEN_PAGE} gives tokens"
         )
-    return MapboxSource(
-        recipe.imagery, recipe.grid.tile_size, token, os.environ.get("MAPBOX_API_URL", "").strip() or API_URL
-    )
+    return MapboxServer(imagery, tile_pixels, token, os.environ.get("MAPBOX_API_URL", "").strip() or API_URL)

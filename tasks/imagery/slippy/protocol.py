@@ -6,41 +6,27 @@ token), holds no state and may be used from any thread; :mod:`tasks.imagery.slip
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Protocol
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from tasks.errors import CredentialError, SourceError, TilewrightError
 from tasks.geo.tiles import Tile
 from tasks.secrets import redact
-
-USER_AGENT = f"tilewright/{version('tilewright')}"
+from tasks.web.exchange import Request
 
 _MESSAGE_LENGTH = 200  # characters of an answer that go into a message
 _TAG = re.compile(r"<[^>]*>")
 _UNSAFE = re.compile(r"\s+|[^ -~]+")
 
 
-@dataclass(frozen=True)
-class TileRequest:
-    """A GET for one tile. Shows none of its fields when printed: each may hold the token."""
-
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    secret: str = field(default="", repr=False)  # what must not travel to another host
-
-
-class TileSource(Protocol):
-    """A slippy map to fetch tiles from."""
+class TileServer(Protocol):
+    """What there is to know of a slippy map to ask it for tiles."""
 
     name: str
     tile_pixels: int  # side of the decoded image
     max_zoom: int | None
-    billed: bool  # whether each request costs money
 
-    def request(self, tile: Tile) -> TileRequest:
+    def request(self, tile: Tile) -> Request:
         """The request whose answer is the tile's image."""
         ...
 
@@ -75,12 +61,6 @@ def hide(text: str, secret: str) -> str:
     if secret:
         text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
     return redact(text)
-
-
-def origin(url: str) -> str:
-    """Scheme, host and port of ``url``: what a message may always show."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def refusal(status: int, body: bytes, url: str, secret: str, advice: str) -> TilewrightError:

@@ -7,9 +7,10 @@ from urllib.parse import quote, urlsplit
 
 from tasks.errors import CredentialError, RecipeError, TilewrightError
 from tasks.geo.tiles import Tile, quadkey
-from tasks.imagery.slippy.protocol import USER_AGENT, TileRequest, refusal, says
-from tasks.recipe.load import Recipe, XyzImagery
+from tasks.imagery.slippy.protocol import refusal, says
+from tasks.recipe.sources import XyzImagery
 from tasks.secrets import redact
+from tasks.web.exchange import USER_AGENT, Request
 
 _PLACEHOLDER = re.compile(r"\{(z|x|y|-y|q|s|token)\}")
 _URL_SAFE = "%/:?#[]@!$&'()*+,;=~{}"  # what a template's author has written on purpose
@@ -42,12 +43,11 @@ def expand(template: str, tile: Tile, subdomains: Sequence[str] = (), token: str
     return _PLACEHOLDER.sub(value, template)
 
 
-class XyzSource:
-    """A :class:`tasks.imagery.slippy.protocol.TileSource` for ``imagery: {source: xyz}``."""
+class XyzServer:
+    """A :class:`tasks.imagery.slippy.protocol.TileServer` for ``imagery: {source: xyz}``."""
 
     name = "xyz"
     max_zoom: int | None = None
-    billed = False
 
     def __init__(self, imagery: XyzImagery, tile_pixels: int) -> None:
         """Raises CredentialError when the token's variable is not set, RecipeError for a URL that cannot be asked."""
@@ -75,10 +75,10 @@ class XyzSource:
                 f"imagery.url: {redact(imagery.url)} has no valid host and port; expected http(s)://host[:port]/"
             )
 
-    def request(self, tile: Tile) -> TileRequest:
+    def request(self, tile: Tile) -> Request:
         """The request for ``tile``."""
         url = expand(self._template, tile, self._subdomains, quote(self._token, safe=""))
-        return TileRequest(url, self._headers, self._token)
+        return Request(url, self._headers, self._token)
 
     def is_absent(self, status: int, body: bytes) -> bool:
         """A 404 that says what the recipe's ``absent`` says, or a 204, which is HTTP for "there is nothing here"."""
@@ -115,10 +115,3 @@ def _headers(given: Mapping[str, str], token: str, has_token: bool) -> dict[str,
             raise RecipeError(f"imagery.headers.{name}: expected one line of printable ASCII characters")
         headers[name] = filled
     return headers
-
-
-def xyz_source(recipe: Recipe) -> XyzSource:
-    """The source of a recipe whose imagery is ``xyz``."""
-    if not isinstance(recipe.imagery, XyzImagery):
-        raise RecipeError(f"imagery.source: expected xyz, got {recipe.imagery.source}")
-    return XyzSource(recipe.imagery, recipe.grid.tile_size)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from tasks.errors import SourceError
 from tasks.imagery.clouds import LAYERS
 from tasks.imagery.stac.search import moment
-from tasks.recipe.windows import StacImagery, WindowRecipe
+from tasks.recipe.model import Recipe
+from tasks.recipe.sources import StacImagery
 from tasks.secrets import redact
 
 _LOG = logging.getLogger(__name__)
@@ -74,9 +75,7 @@ class ItemIndex:
         return [self.items[i] for i in np.unique(enough % max(1, len(self.items)))]
 
 
-def read_items(
-    found: Iterable[Mapping[str, Any]], recipe: WindowRecipe, remote: bool
-) -> tuple[list[StacItem], Counter[str]]:
+def read_items(found: Iterable[Mapping[str, Any]], recipe: Recipe, remote: bool) -> tuple[list[StacItem], Counter[str]]:
     """Items that have what the recipe needs, and how many were left out, by what they lack.
 
     Needed are an id, a geometry, every band of ``imagery.bands`` and, where ``clouds.mask`` names a layer, that layer.

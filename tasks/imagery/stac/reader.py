@@ -16,12 +16,12 @@ from odc.loader import RasterLoadParams, RasterSource, RioReader
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from tasks.errors import CredentialError, SourceError
+from tasks.errors import CredentialError, SourceError, WindowReadError
 from tasks.imagery.stac.items import AssetRef
 from tasks.imagery.stac.signing import Signer
-from tasks.samples.window import WindowReadError
 from tasks.secrets import redact
-from tasks.web.retry import Patience, TransientError, persist
+from tasks.web.client import WithoutSecrets
+from tasks.web.retry import RetryPolicy, TransientError, persist
 
 T = TypeVar("T")
 # What a server says is a raster may be a text that sends GDAL to other files and hosts: only formats that hold pixels.
@@ -29,17 +29,9 @@ FORMATS = ["GTiff", "JP2OpenJPEG"]
 _STATUS = re.compile(r"HTTP response code: (\d{3})")
 _S3_REFUSALS = ("credential", "accessdenied", "access denied", "signaturedoesnotmatch", "invalidaccesskeyid")
 
-
-class _TokensRemoved(logging.Filter):
-    """rasterio logs the URLs that it opens."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), None
-        return True
-
-
+# rasterio logs the URLs that it opens.
 for _name in ("rasterio", *(f"rasterio.{module}" for module in ("_base", "_env", "_err", "_io", "_warp", "env"))):
-    logging.getLogger(_name).addFilter(_TokensRemoved())
+    logging.getLogger(_name).addFilter(WithoutSecrets())
 # It logs every failed attempt with its URL as an error; what fails for good is raised.
 logging.getLogger("odc.loader._rio").addFilter(lambda _: False)
 # rasterio ignores this one while it warps, by filters of the whole process, which threads take from one another.
@@ -67,7 +59,7 @@ class AssetReader:
     def __init__(
         self, attempts: int, timeout: float, signer: Signer | None = None, gdal: Mapping[str, str] | None = None
     ) -> None:
-        self._patience = patience_of(attempts, timeout)
+        self._policy = retry_policy(attempts, timeout)
         self._signer = signer
         self._options = {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -139,9 +131,9 @@ class AssetReader:
                 raise TransientError(f"{ref.name}: {_short(reason)}")
 
         try:
-            return persist(once, self._patience)
+            return persist(once, self._policy)
         except TransientError as error:
-            raise WindowReadError(f"{error}, in {self._patience.attempts} attempts") from None
+            raise WindowReadError(f"{error}, in {self._policy.attempts} attempts") from None
 
     def _give_up(self, ref: AssetRef, reason: str, status: int | None, signed: bool) -> None:
         """Raise what another attempt would not change."""
@@ -179,9 +171,9 @@ class AssetReader:
             self._generations[ref.href] = self._generations.get(ref.href, 0) + 1
 
 
-def patience_of(attempts: int, timeout: float) -> Patience:
+def retry_policy(attempts: int, timeout: float) -> RetryPolicy:
     """How long to try for one thing."""
-    return Patience(attempts, attempts * (timeout + 30.0), FIRST_PAUSE, 30.0)
+    return RetryPolicy(attempts, attempts * (timeout + 30.0), FIRST_PAUSE, 30.0)
 
 
 FIRST_PAUSE = 0.5  # seconds

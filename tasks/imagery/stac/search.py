@@ -17,9 +17,9 @@ from pystac_client.stac_api_io import StacApiIO
 
 from tasks.errors import SourceError
 from tasks.imagery.stac.presets import Endpoint
-from tasks.recipe.windows import StacImagery
+from tasks.recipe.sources import StacImagery
 from tasks.secrets import redact
-from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked_pause, persist
 
 PAGE = 100  # items asked for at once
 _QUERY_CLASS = re.compile(r"https://api\.stacspec\.org/v1\.0\.[^/]*/item-search#query")
@@ -31,9 +31,10 @@ class StacIO(StacApiIO):
     """pystac's and pystac-client's reader, with one retry policy, a count of requests, and no way from a remote
     catalogue to local files."""
 
-    def __init__(self, endpoint: Endpoint, patience: Patience, timeout: float) -> None:
+    def __init__(self, endpoint: Endpoint, policy: RetryPolicy, timeout: float) -> None:
         super().__init__(timeout=timeout, max_retries=None)
-        self._remote, self._patience, self._pause = endpoint.remote, patience, 0.0
+        self._remote, self._policy = endpoint.remote, policy
+        self._pause: float | None = None
         self.requests = 0
         self.session.hooks["response"].append(self._note_pause)
 
@@ -60,7 +61,7 @@ class StacIO(StacApiIO):
         ask = super().request
 
         def once() -> str:
-            self.requests, self._pause = self.requests + 1, 0.0
+            self.requests, self._pause = self.requests + 1, None
             try:
                 return ask(href, method, headers, parameters)
             except APIError as error:
@@ -74,12 +75,12 @@ class StacIO(StacApiIO):
                 raise SourceError(f"{message}; check imagery.api, collection, datetime and query") from None
 
         try:
-            return persist(once, self._patience)
+            return persist(once, self._policy)
         except TransientError as error:
-            raise SourceError(f"{error}; gave up after {self._patience.attempts} attempts, start again later") from None
+            raise SourceError(f"{error}; gave up after {self._policy.attempts} attempts, start again later") from None
 
     def _note_pause(self, answer: Any, **_: Any) -> None:
-        self._pause = retry_after(answer.headers.get("Retry-After"))
+        self._pause = asked_pause(answer.headers)
 
 
 def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], io: StacIO) -> list[dict[str, Any]]:

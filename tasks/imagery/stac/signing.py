@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import requests
-
 from tasks.errors import CredentialError, SourceError
 from tasks.secrets import redact
-from tasks.web.retry import TRANSIENT_STATUS, Patience, TransientError, persist, retry_after
+from tasks.web.client import Client
+from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked_pause
 
 DEFAULT_SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 BLOB_HOSTS = (".blob.core.windows.net",)  # hosts whose URLs are signed, by their ends
@@ -34,12 +33,20 @@ class Signer:
     as in Microsoft's own package.
     """
 
-    def __init__(self, patience: Patience, timeout: float) -> None:
-        self._patience, self._timeout = patience, timeout
+    def __init__(self, policy: RetryPolicy, timeout: float) -> None:
+        self._client = Client(policy, timeout, advice="check PC_SDK_SAS_URL")
         self._tokens: dict[str, _Token] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
-        self.requests = 0
+
+    @property
+    def requests(self) -> int:
+        """Sent to the token service so far."""
+        return self._client.requests
+
+    def close(self) -> None:
+        """Let the connections to the token service go."""
+        self._client.close()
 
     def signed(self, url: str) -> tuple[str, str]:
         """``url`` with the token of its container, and the token; the URL as it is, and ``""``, where none is needed.
@@ -73,16 +80,11 @@ class Signer:
         shown = redact(url)
 
         def once() -> _Token:
-            with self._guard:
-                self.requests += 1
-            try:
-                # A redirect would take the key along.
-                answer = requests.get(url, headers=headers, timeout=self._timeout, allow_redirects=False)
-            except requests.RequestException as error:
-                raise TransientError(f"{shown}: no answer ({type(error).__name__})") from None
+            # A redirect would take the key along.
+            answer = self._client.get(url, headers=headers, follow=False, whole=True, transient=())
             if answer.status_code in TRANSIENT_STATUS:
-                pause = retry_after(answer.headers.get("Retry-After"))
-                raise TransientError(f"{shown}: the token service answered {answer.status_code}", pause)
+                message = f"{shown}: the token service answered {answer.status_code}"
+                raise TransientError(message, asked_pause(answer.headers))
             if answer.status_code in (401, 403):
                 raise CredentialError(
                     f"{shown}: the token service refused ({answer.status_code}); "
@@ -99,7 +101,7 @@ class Signer:
             return _Token(token, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp())
 
         try:
-            token = persist(once, self._patience)
+            token = self._client.persist(once)
         except TransientError as error:
             raise SourceError(f"{error}; start again later to go on") from None
         if token.until - time.time() < _MARGIN:

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from infra.sandbox.services.scripted import Reply, ScriptedServer
-from tasks.build.base import base as steps
-from tasks.build.tiles import TileBuild
+from tasks.build import line, stages
+from tasks.build.assign import assign
 from tasks.errors import (
     BusyError,
     CredentialError,
@@ -27,10 +27,12 @@ from tasks.errors import (
 )
 from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.recipe.load import load_recipe
-from tasks.state.ledger import Ledger, State
+from tasks.state.ledger import Ledger
+from tasks.state.sqlite import open_ledger
+from tasks.state.transitions import State
 from tasks.state.workdir import WorkDir
 from tasks.versions.read import open_version, versions
-from tests.support.builds import contents, run_build
+from tests.support.builds import contents, job_of, run_build
 from tests.support.small import NORTH, WEST, ZOOM, SmallRegion, png_of
 
 ABSENT = Tile(ZOOM, WEST + 2, NORTH + 3)
@@ -58,7 +60,7 @@ class Site:
         self.answers[f"/{tile.name}.png"] = reply
 
     def ledger(self) -> Ledger:
-        return Ledger(WorkDir(str(self.store)).ledger)
+        return open_ledger(WorkDir.of(str(self.store)).ledger)
 
 
 @pytest.fixture
@@ -74,8 +76,8 @@ def test_only_tiles_that_pass_are_asked_for(site: Site) -> None:
     selected = site.region.selected
     assert summary.new
     assert (summary.candidates, summary.selected) == (len(site.region.tiles), len(selected))
-    assert (summary.kept, summary.absent, summary.failed) == (len(selected) - 1, 1, 0)
-    assert sum(summary.splits.values()) == summary.kept
+    assert (summary.accepted, summary.absent, summary.failed) == (len(selected) - 1, 1, 0)
+    assert sum(summary.splits.values()) == summary.accepted
     assert site.server.counts() == {f"/{tile.name}.png": 1 for tile in selected}
     with site.ledger() as ledger:
         assert ledger.names(State.ABSENT) == [ABSENT.name]
@@ -127,7 +129,7 @@ def test_a_failed_tile_is_asked_for_again_and_an_absent_one_is_not(site: Site) -
     del site.answers[f"/{BROKEN.name}.png"]
     site.server.reset()
     second = run_build(site.recipe, site.store, [*FAST, "limits.max_failed_fraction=0.05"])
-    assert (second.version, second.failed, second.kept) == ("v2", 0, first.kept + 1)
+    assert (second.version, second.failed, second.accepted) == ("v2", 0, first.accepted + 1)
     assert site.server.counts() == {f"/{BROKEN.name}.png": 1}
     one, two = contents(site.store, "v1"), contents(site.store, "v2")
     assert all(two[name] == one[name] for name in one)
@@ -156,7 +158,7 @@ def test_nodata_is_rejected_and_remembered(site: Site) -> None:
     Image.new("RGBA", (256, 256), (10, 20, 30, 0)).save(buffer, "PNG")
     site.spoil(BROKEN, Reply(body=buffer.getvalue(), content_type="image/png"))
     first = run_build(site.recipe, site.store)
-    assert first.kept == first.selected - 2
+    assert first.accepted == first.selected - 2
     with site.ledger() as ledger:
         assert ledger.reasons(State.REJECTED)["nodata"] == 1
     site.server.reset()
@@ -193,12 +195,12 @@ def test_labels_of_an_unfinished_run_are_used_again(site: Site) -> None:
     site.spoil(BROKEN, Reply(503))
     with pytest.raises(TooManyFailedError):
         run_build(site.recipe, site.store, FAST)
-    taken = WorkDir(str(site.store)).footprints.stat().st_mtime_ns
+    taken = WorkDir.of(str(site.store)).footprints.stat().st_mtime_ns
     site.answers.clear()
     run_build(site.recipe, site.store, FAST)
-    assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns == taken
+    assert WorkDir.of(str(site.store)).footprints.stat().st_mtime_ns == taken
     run_build(site.recipe, site.store, FAST)
-    assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns > taken
+    assert WorkDir.of(str(site.store)).footprints.stat().st_mtime_ns > taken
 
 
 def test_a_label_file_that_was_mended_is_read_again(site: Site) -> None:
@@ -210,33 +212,33 @@ def test_a_label_file_that_was_mended_is_read_again(site: Site) -> None:
     with pytest.raises(NothingSelectedError):
         run_build(site.recipe, site.store, ["filter.min_building_fraction=0.6"])
     path.write_text(good)
-    assert run_build(site.recipe, site.store, ["filter.min_building_fraction=0.6"]).kept > 0
+    assert run_build(site.recipe, site.store, ["filter.min_building_fraction=0.6"]).accepted > 0
 
 
 def test_labels_of_an_unfinished_run_last_a_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.spoil(BROKEN, Reply(503))
     with pytest.raises(TooManyFailedError):
         run_build(site.recipe, site.store, FAST)
-    taken = WorkDir(str(site.store)).footprints.stat().st_mtime_ns
-    monkeypatch.setattr(steps, "LABELS_LAST", -1.0)
+    taken = WorkDir.of(str(site.store)).footprints.stat().st_mtime_ns
+    monkeypatch.setattr(stages, "LABELS_LAST", -1.0)
     with pytest.raises(TooManyFailedError):
         run_build(site.recipe, site.store, FAST)
-    assert WorkDir(str(site.store)).footprints.stat().st_mtime_ns > taken
+    assert WorkDir.of(str(site.store)).footprints.stat().st_mtime_ns > taken
 
 
 def test_a_first_build_that_ends_before_its_commit_gives_no_split_away(site: Site) -> None:
     for tile in site.region.selected[::5]:
         site.spoil(tile, Reply(503))
     overrides = ["imagery.attempts=1", "splits.by=tile", "limits.max_failed_fraction=0.5"]
-    with TileBuild(load_recipe(site.recipe, overrides), str(site.store)) as run:
-        run.check_imagery()
-        shards = run.plan()
-        run.take_labels()
-        for shard in run.to_measure(shards):
-            run.measure(shard)
-        for shard in run.to_fetch(shards):
-            run.fetch(shard)
-        run.start_version()
+    job = job_of(site.recipe, site.store, overrides)
+    with line.running(job):
+        found = stages.candidates(job)
+        report = stages.labels(job, found)
+        for shard in stages.to_measure(job, found, report):
+            stages.measure(job, report, shard)
+        for shard in stages.to_fetch(job, found):
+            stages.fetch(job, shard)
+        assert len(assign(job, found)) > 0
     site.answers.clear()
     run_build(site.recipe, site.store, overrides)
     run_build(site.recipe, site.folder / "undisturbed", overrides)
@@ -245,14 +247,14 @@ def test_a_first_build_that_ends_before_its_commit_gives_no_split_away(site: Sit
 
 def test_a_lost_image_is_fetched_again_and_a_changed_one_is_told(site: Site) -> None:
     run_build(site.recipe, site.store)
-    work = WorkDir(str(site.store))
+    work = WorkDir.of(str(site.store))
     files = sorted(work.images.rglob("*.png"))
     files[0].unlink()
     site.server.reset()
     assert not run_build(site.recipe, site.store).new
     assert len(site.server.requests) == 1
     files[1].write_bytes(png_of(Tile(1, 0, 0)))
-    with pytest.raises(DiskError, match="is not the one that was fetched"):
+    with pytest.raises(DiskError, match="is not the one that was staged"):
         run_build(site.recipe, site.store, ["filter.min_building_fraction=0.2"])
     assert run_build(site.recipe, site.store, ["filter.min_building_fraction=0.2"]).version == "v2"
 
@@ -260,7 +262,7 @@ def test_a_lost_image_is_fetched_again_and_a_changed_one_is_told(site: Site) -> 
 def test_a_buffer_drops_what_lies_too_near(site: Site) -> None:
     summary = run_build(site.recipe, site.store, ["splits.buffer=1", "splits.block_zoom=14"])
     found = {Tile.parse(name): split for name, (split, _, _) in contents(site.store).items()}
-    assert 0 < len(found) == summary.kept < summary.selected - 1
+    assert 0 < len(found) == summary.accepted < summary.selected - 1
     for one, split in found.items():
         for other, name in found.items():
             assert split == name or max(abs(one.x - other.x), abs(one.y - other.y)) > 1
@@ -291,9 +293,9 @@ def test_another_recipe_is_refused(site: Site) -> None:
 
 def test_a_second_build_of_the_same_store_is_told_who_holds_it(site: Site) -> None:
     with (
-        TileBuild(load_recipe(site.recipe), str(site.store)),
+        line.running(job_of(site.recipe, site.store)),
         pytest.raises(BusyError, match=rf"another build holds this store \(process {os.getpid()} on .* since 20"),
-        TileBuild(load_recipe(site.recipe), str(site.store)),
+        line.running(job_of(site.recipe, site.store)),
     ):
         pass
     run_build(site.recipe, site.store)
@@ -302,8 +304,8 @@ def test_a_second_build_of_the_same_store_is_told_who_holds_it(site: Site) -> No
 def test_a_lock_of_a_dead_process_holds_nothing(site: Site) -> None:
     script = (
         "import os, sys; from pathlib import Path\n"
-        "from tasks.build.tiles import TileBuild; from tasks.recipe.load import load_recipe\n"
-        "held = TileBuild(load_recipe(Path(sys.argv[1])), sys.argv[2]); held.__enter__(); os.kill(os.getpid(), 9)"
+        "from tasks.build import line; from tests.support.builds import job_of\n"
+        "held = line.running(job_of(Path(sys.argv[1]), sys.argv[2])); held.__enter__(); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", script, str(site.recipe), str(site.store)], check=False)
     assert '"pid"' in (site.folder / "store.work" / "lock").read_text()
@@ -403,7 +405,7 @@ def test_the_summary_is_plain_data(site: Site) -> None:
         "snapshot",
         "candidates",
         "selected",
-        "kept",
+        "accepted",
         "absent",
         "failed",
         "splits",

@@ -18,7 +18,9 @@ from tasks.errors import (
     TooManyFailedError,
 )
 from tasks.recipe.load import load_recipe
-from tasks.state.ledger import Ledger, State
+from tasks.state.ledger import Ledger
+from tasks.state.sqlite import open_ledger
+from tasks.state.transitions import State
 from tasks.state.workdir import WorkDir
 from tasks.versions.read import SplitArrays, open_version
 from tests.support.builds import contents, run_build
@@ -95,7 +97,7 @@ class Site:
         return self
 
     def ledger(self) -> Ledger:
-        return Ledger(WorkDir(str(self.store)).ledger)
+        return open_ledger(WorkDir.of(str(self.store)).ledger)
 
     def by_name(self, *arrays: str) -> dict[str, tuple[np.ndarray, ...]]:
         """Of the newest version, by sample."""
@@ -115,13 +117,13 @@ def site(tmp_path: Path) -> Site:
 def test_a_version_holds_what_the_scenes_show(site: Site) -> None:
     summary = run_build(site.recipe, site.store)
     # Of nine windows a scene the one without labels goes, and the one that is cloudy on both dates.
-    assert (summary.candidates, summary.selected, summary.kept) == (90, 80, 70)
+    assert (summary.candidates, summary.selected, summary.accepted) == (90, 80, 70)
     assert summary.rejected == {"clouds": 10, "ignored labels": 10}
     assert summary.splits == {"train": 56, "validation": 7, "test": 7}
     version = open_version(str(site.store))
     assert version.attributes["bands"] == ["red", "nir"]
-    assert version.attributes["ignore"] == 255
-    found = site.by_name("image", "mask", "class_share", "building_fraction", "cloud_fraction", "group", "transform")
+    assert version.attributes["ignore_index"] == 255
+    found = site.by_name("image", "mask", "class_fraction", "building_fraction", "cloud_fraction", "group", "transform")
     for name, (image, mask, shares, building, cloud, group, transform) in found.items():
         scene, at = name.split("/")
         row, column = (int(part) for part in at.split("-"))
@@ -147,13 +149,13 @@ def test_a_version_holds_what_the_scenes_show(site: Site) -> None:
 
 def test_masked_clouds_are_stored_and_the_least_cloudy_date_is_taken(site: Site) -> None:
     summary = run_build(site.recipe, site.store, ["clouds.on_cloud=mask"])
-    assert summary.kept == 80
-    found = site.by_name("unusable", "cloud_fraction", "origin")
+    assert summary.accepted == 80
+    found = site.by_name("cloud_mask", "cloud_fraction", "origin")
     for scene in SCENES:
-        unusable, cloud, origin = found[f"{scene}/0-0"]
+        cloud_mask, cloud, origin = found[f"{scene}/0-0"]
         expected = np.zeros((SIDE, SIDE), dtype=np.uint8)
         expected[: SIDE // 2, : SIDE // 2] = 1
-        assert np.array_equal(unusable, expected)
+        assert np.array_equal(cloud_mask, expected)
         assert cloud == 0.25
         assert str(origin).endswith(DATES[1])
     assert sum(cloud > 0 for _, cloud, _ in found.values()) == 10
@@ -162,7 +164,7 @@ def test_masked_clouds_are_stored_and_the_least_cloudy_date_is_taken(site: Site)
 def test_other_clouds_are_another_question_and_old_answers_are_forgotten(site: Site) -> None:
     run_build(site.recipe, site.store)
     looser = run_build(site.recipe, site.store, ["clouds.max_fraction=0.3"])
-    assert (looser.version, looser.kept) == ("v2", 80)
+    assert (looser.version, looser.accepted) == ("v2", 80)
     first, second = contents(site.store, "v1"), contents(site.store, "v2")
     assert all(second[name] == first[name] for name in first)  # split, image and mask
     back = run_build(site.recipe, site.store)
@@ -171,7 +173,7 @@ def test_other_clouds_are_another_question_and_old_answers_are_forgotten(site: S
 
 def test_every_date_can_be_a_sample(site: Site) -> None:
     summary = run_build(site.recipe, site.store, ["imagery.dates.pick=all", "clouds.mask=none"])
-    assert summary.kept == 160
+    assert summary.accepted == 160
     found = site.by_name("image", "cloud_fraction", "acquired_at", "group")
     image, cloud, acquired, _ = found[f"s3/32-0@{DATES[1]}"]
     assert np.array_equal(image[0], site.image("s3", DATES[1], "red")[32:64, :32])
@@ -183,7 +185,7 @@ def test_every_date_can_be_a_sample(site: Site) -> None:
 
 def test_the_two_best_dates(site: Site) -> None:
     summary = run_build(site.recipe, site.store, ["imagery.dates.count=2", "clouds.max_fraction=1.0"])
-    assert summary.kept == 160
+    assert summary.accepted == 160
     found = site.by_name("origin", "cloud_fraction")
     assert [str(found[f"s0/0-0@{rank}"][0])[-8:] for rank in (0, 1)] == [DATES[1], DATES[0]]
     assert [found[f"s0/0-0@{rank}"][1] for rank in (0, 1)] == [0.25, 0.5]
@@ -192,7 +194,7 @@ def test_the_two_best_dates(site: Site) -> None:
 def test_a_median_has_no_cloud_in_it(site: Site) -> None:
     overrides = ["imagery.dates.pick=median", "clouds.max_fraction=1.0"]
     assert run_build(site.recipe, site.store, overrides).rejected["nodata"] == 10
-    assert run_build(site.recipe, site.store, [*overrides, "filter.max_nodata_fraction=0.5"]).kept == 80
+    assert run_build(site.recipe, site.store, [*overrides, "filter.max_nodata_fraction=0.5"]).accepted == 80
     image, mask, cloud = site.by_name("image", "mask", "cloud_fraction")["s1/0-0"]
     old, new = (site.image("s1", date, "red")[:SIDE, :SIDE] for date in DATES)
     assert cloud == 0.25
@@ -205,14 +207,14 @@ def test_a_median_has_no_cloud_in_it(site: Site) -> None:
 
 def test_changed_labels_give_a_version_without_reading_imagery_again(site: Site) -> None:
     run_build(site.recipe, site.store)
-    images = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
+    images = {path: path.stat().st_mtime_ns for path in WorkDir.of(str(site.store)).images.rglob("*.npy")}
     changed = site.labels("s4")
     changed[:SIDE, SIDE : 2 * SIDE] = 1
     write_raster(site.folder / "labels" / "s4.tif", changed)
     assert run_build(site.recipe, site.store).version == "v2"
     (mask,) = site.by_name("mask")["s4/0-32"]
     assert (mask == 1).all()
-    assert {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")} == images
+    assert {path: path.stat().st_mtime_ns for path in WorkDir.of(str(site.store)).images.rglob("*.npy")} == images
 
 
 def test_unknown_labels_are_listed_with_their_counts(site: Site) -> None:
@@ -225,10 +227,10 @@ def test_unknown_labels_are_listed_with_their_counts(site: Site) -> None:
 
 def test_resized_samples_keep_masks_and_places(site: Site) -> None:
     run_build(site.recipe, site.store, ["resize=16", "clouds.on_cloud=mask"])
-    image, mask, unusable, transform = site.by_name("image", "mask", "unusable", "transform")["s0/0-0"]
+    image, mask, cloud_mask, transform = site.by_name("image", "mask", "cloud_mask", "transform")["s0/0-0"]
     assert image.shape == (2, 16, 16)
     assert set(np.unique(mask)) <= {1, 3}
-    assert unusable.sum() == 64
+    assert cloud_mask.sum() == 64
     assert tuple(transform) == tuple(TRANSFORM @ TRANSFORM.scale(2))[:6]
 
 
@@ -236,7 +238,7 @@ def test_padding_is_ignored_and_is_no_nodata(site: Site) -> None:
     summary = run_build(
         site.recipe, site.store, ["imagery.windows={size: 40, edge: pad, padding: 4}", "clouds.max_fraction=1.0"]
     )
-    assert summary.kept > 0
+    assert summary.accepted > 0
     found = site.by_name("image", "mask", "nodata_fraction")
     image, mask, nodata = found["s0/0-0"]
     red = site.image("s0", DATES[1], "red")
@@ -265,12 +267,12 @@ def test_pixels_without_an_image_are_ignored(site: Site) -> None:
 
 def test_a_lost_image_is_read_again_and_a_changed_one_is_told(site: Site) -> None:
     run_build(site.recipe, site.store)
-    files = sorted(WorkDir(str(site.store)).images.rglob("*.npy"))
+    files = sorted(WorkDir.of(str(site.store)).images.rglob("*.npy"))
     files[0].unlink()
     assert run_build(site.recipe, site.store, ["filter.max_ignore_fraction=0.4"]).version == "v2"
     assert files[0].exists()
     files[1].write_bytes(files[2].read_bytes())
-    with pytest.raises(DiskError, match=r"is not the one that was read"):
+    with pytest.raises(DiskError, match=r"is not the one that was staged"):
         run_build(site.recipe, site.store, ["filter.max_ignore_fraction=0.3"])
     assert run_build(site.recipe, site.store, ["filter.max_ignore_fraction=0.3"]).version == "v3"
 
@@ -285,7 +287,7 @@ def test_a_damaged_scene_fails_its_windows_and_the_run_says_which(site: Site) ->
         assert 0 < len(ledger.names(State.FAILED)) <= 8
     for date in DATES:
         write_raster(site.folder / "images" / f"s5_{date}_red.tif", site.image("s5", date, "red"), nodata=0)
-    assert run_build(site.recipe, site.store).kept == 70
+    assert run_build(site.recipe, site.store).accepted == 70
 
 
 def test_scenes_of_several_sizes_taken_whole_are_told(site: Site) -> None:
@@ -322,12 +324,12 @@ def test_too_many_windows_are_told(site: Site) -> None:
     ("override", "message"),
     [
         ("labels={source: provided}", "provided goes with imagery.source mlhub"),
-        ("ignore=3", "ignore: 3 is the value of a class"),
+        ("ignore=3", "3 is the value of a class"),
         ("filter.min_fraction={wood: 0.1}", "no class 'wood'; there are water, building"),
         ("imagery.windows.stride=64", "stride 64 is larger than the 32 labelled pixels"),
         ("imagery.windows={size: 32, padding: 16}", "padding 16 on both sides leaves nothing of size 32"),
         ("splits={by: sample, train: 0.5, validation: 0.25, test: 0.5}", "must sum to 1"),
-        ("splits={by: block}", "block goes with STAC cells"),
+        ("splits={by: tile}", "tile goes with slippy maps"),
         ("splits.reserve=1.5", "less than or equal to 1"),
         ("imagery.windows={size: 32, padding: 4, stride: 32}", "stride 32 is larger than the 24 labelled pixels"),
         ("area={bbox: [0, 0, 1, 1]}", "not used by imagery.source scenes"),
@@ -350,7 +352,7 @@ def test_overlapping_windows_cannot_be_split_one_by_one(site: Site) -> None:
 
 def test_a_scene_that_was_replaced_is_read_again_and_no_other(site: Site) -> None:
     run_build(site.recipe, site.store)
-    files = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
+    files = {path: path.stat().st_mtime_ns for path in WorkDir.of(str(site.store)).images.rglob("*.npy")}
     other = site.image("s6", DATES[0], "red")[::-1].copy()
     write_raster(site.folder / "images" / f"s6_{DATES[0]}_red.tif", other, nodata=0)
     assert run_build(site.recipe, site.store).version == "v2"
@@ -362,7 +364,7 @@ def test_a_scene_that_was_replaced_is_read_again_and_no_other(site: Site) -> Non
 def test_splits_outlive_the_work_folder(site: Site) -> None:
     run_build(site.recipe, site.store)
     before = {name: split for name, (split, _, _) in contents(site.store).items()}
-    shutil.rmtree(WorkDir(str(site.store)).root)
+    shutil.rmtree(WorkDir.of(str(site.store)).root)
     run_build(site.recipe, site.store, ["clouds.max_fraction=0.3", "splits.train=0.2", "splits.test=0.7"])
     after = {name: split for name, (split, _, _) in contents(site.store).items()}
     assert {name: after[name] for name in before} == before
@@ -383,14 +385,14 @@ def test_a_damaged_label_is_told_and_read_again_when_it_was_mended(site: Site) -
     with pytest.raises(TooManyFailedError, match=r"of .* images failed.* x label cannot be read"):
         run_build(site.recipe, site.store)
     path.write_bytes(good)
-    assert run_build(site.recipe, site.store).kept == 71
+    assert run_build(site.recipe, site.store).accepted == 71
 
 
 def test_trying_harder_is_no_other_question(site: Site) -> None:
     run_build(site.recipe, site.store)
-    images = {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")}
+    images = {path: path.stat().st_mtime_ns for path in WorkDir.of(str(site.store)).images.rglob("*.npy")}
     run_build(site.recipe, site.store, ["imagery.attempts=9", "imagery.timeout=5.0"])
-    assert {path: path.stat().st_mtime_ns for path in WorkDir(str(site.store)).images.rglob("*.npy")} == images
+    assert {path: path.stat().st_mtime_ns for path in WorkDir.of(str(site.store)).images.rglob("*.npy")} == images
 
 
 def test_colours_that_are_ignored_now_are_measured_again(site: Site) -> None:

@@ -8,10 +8,10 @@ from tasks.errors import AreaError
 from tasks.geo.tiles import (
     MAX_LATITUDE,
     Tile,
+    grouped,
     lonlat_bounds,
     mercator,
     quadkey,
-    shards,
     tile_bounds,
     tile_span,
 )
@@ -66,17 +66,23 @@ def test_mercator_stays_on_the_square_map(lon: float, lat: float) -> None:
 
 
 @given(st.sets(st.tuples(st.integers(0, 255), st.integers(0, 255)), min_size=1, max_size=300), st.integers(1, 64))
-def test_shards_partition_the_tiles(cells: set[tuple[int, int]], capacity: int) -> None:
+def test_groups_partition_the_tiles(cells: set[tuple[int, int]], capacity: int) -> None:
     given_tiles = [Tile(8, x, y) for x, y in cells]
-    found = shards(given_tiles, capacity)
-    seen = [tile for shard in found for tile in shard.tiles]
+    found = grouped(given_tiles, capacity)
+    seen = [tile for _, inside in found for tile in inside]
     assert sorted(seen) == sorted(given_tiles)
-    assert all(len(shard.tiles) <= capacity for shard in found)
-    assert all(tile.parent(shard.parent.z) == shard.parent for shard in found for tile in shard.tiles)
-    assert len({shard.name for shard in found}) == len(found)
-    assert found == shards(reversed(given_tiles), capacity)
+    assert all(len(inside) <= capacity and inside == tuple(sorted(inside)) for _, inside in found)
+    assert all(tile.parent(parent.z) == parent for parent, inside in found for tile in inside)
+    parents = [parent for parent, _ in found]
+    assert len(set(parents)) == len(found)
+    assert [quadkey(parent) for parent in parents] == sorted(quadkey(parent) for parent in parents)
+    assert found == grouped(reversed(given_tiles), capacity)
 
 
-def test_a_dense_square_makes_full_shards() -> None:
+def test_a_dense_square_makes_full_groups() -> None:
     square = [Tile(10, x, y) for x in range(256, 320) for y in range(512, 576)]
-    assert {len(shard.tiles) for shard in shards(square, 512)} == {256}
+    assert {len(inside) for _, inside in grouped(square, 512)} == {256}
+
+
+def test_no_tiles_make_no_group() -> None:
+    assert grouped([]) == []

@@ -9,14 +9,14 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from tasks.errors import SourceError
-from tasks.imagery.clouds import fraction, grown, unusable
-from tasks.recipe.windows import Clouds
-from tasks.samples.window import Chip
+from tasks.imagery.clouds import cloud_mask, fraction, grown
+from tasks.imagery.protocol import Chip
+from tasks.recipe.parts import Clouds
 
 
 @dataclass
 class Layers:
-    """A look that has nothing but layers, and notes which were asked for."""
+    """An acquisition that has nothing but layers, and notes which were asked for."""
 
     layers: dict[str, NDArray[Any]]
     id: str = "S2A_x"
@@ -39,7 +39,7 @@ bools = npst.arrays(np.bool_, npst.array_shapes(min_dims=2, max_dims=2, max_side
 
 
 def test_a_provided_mask_is_what_is_not_zero() -> None:
-    found = unusable(Layers(ALL), Clouds(mask="provided"))
+    found = cloud_mask(Layers(ALL), Clouds(mask="provided"))
     assert np.array_equal(found, [[False, True], [True, False]])
 
 
@@ -49,19 +49,19 @@ def test_a_provided_mask_is_what_is_not_zero() -> None:
 def test_a_probability_counts_from_the_threshold_and_its_nodata_counts(
     threshold: int, expected: list[list[int]]
 ) -> None:
-    found = unusable(Layers(ALL), Clouds(mask="cld", threshold=threshold))
+    found = cloud_mask(Layers(ALL), Clouds(mask="cld", threshold=threshold))
     assert np.array_equal(found, np.array(expected, dtype=bool))
 
 
-def test_a_probability_that_is_not_a_number_is_unusable() -> None:
-    found = unusable(Layers({"CLD": np.array([[np.nan, 10.0]], dtype=np.float32)}), Clouds(mask="cld"))
+def test_a_probability_that_is_not_a_number_is_cloud() -> None:
+    found = cloud_mask(Layers({"CLD": np.array([[np.nan, 10.0]], dtype=np.float32)}), Clouds(mask="cld"))
     assert np.array_equal(found, [[True, False]])
 
 
 def test_scene_classes_are_those_dropped() -> None:
-    assert np.array_equal(unusable(Layers(ALL), Clouds(mask="scl")), [[False, True], [True, False]])
-    assert np.array_equal(unusable(Layers(ALL), Clouds(mask="scl", drop=[4, 11])), [[True, False], [False, True]])
-    assert not np.any(unusable(Layers(ALL), Clouds(mask="scl", drop=[])))
+    assert np.array_equal(cloud_mask(Layers(ALL), Clouds(mask="scl")), [[False, True], [True, False]])
+    assert np.array_equal(cloud_mask(Layers(ALL), Clouds(mask="scl", drop=[4, 11])), [[True, False], [False, True]])
+    assert not np.any(cloud_mask(Layers(ALL), Clouds(mask="scl", drop=[])))
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,17 @@ def test_scene_classes_are_those_dropped() -> None:
     ],
 )
 def test_auto_takes_the_first_there_is(there: list[str], asked: list[str]) -> None:
-    look = Layers({name: ALL[name] for name in there})
+    item = Layers({name: ALL[name] for name in there})
     explicit = {"cloudmask": "provided", "CLD": "cld", "SCL": "scl"}[there[0]]
-    assert np.array_equal(unusable(look, Clouds(mask="auto")), unusable(Layers(ALL), Clouds(mask=explicit)))
-    assert look.asked == asked
+    assert np.array_equal(cloud_mask(item, Clouds(mask="auto")), cloud_mask(Layers(ALL), Clouds(mask=explicit)))
+    assert item.asked == asked
 
 
 def test_nothing_is_known_without_a_layer_or_a_mask() -> None:
-    assert unusable(Layers({}), Clouds(mask="auto")) is None
-    look = Layers(ALL)
-    assert unusable(look, Clouds(mask="none")) is None
-    assert look.asked == []
+    assert cloud_mask(Layers({}), Clouds(mask="auto")) is None
+    item = Layers(ALL)
+    assert cloud_mask(item, Clouds(mask="none")) is None
+    assert item.asked == []
 
 
 @pytest.mark.parametrize(
@@ -96,13 +96,13 @@ def test_nothing_is_known_without_a_layer_or_a_mask() -> None:
 )
 def test_a_missing_layer_is_told_with_those_there_are(mask: Any, there: list[str], message: str) -> None:
     with pytest.raises(SourceError, match=message):
-        unusable(Layers({name: ALL[name] for name in there}), Clouds(mask=mask))
+        cloud_mask(Layers({name: ALL[name] for name in there}), Clouds(mask=mask))
 
 
 def test_dilation_is_applied_to_what_is_found() -> None:
     layer = np.zeros((5, 5), dtype=np.uint8)
     layer[2, 2] = 1
-    found = unusable(Layers({"cloudmask": layer}), Clouds(mask="provided", dilate=1))
+    found = cloud_mask(Layers({"cloudmask": layer}), Clouds(mask="provided", dilate=1))
     assert np.array_equal(
         found, np.array([[0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [0, 0, 1, 0, 0], [0] * 5])
     )

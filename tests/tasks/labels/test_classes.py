@@ -8,9 +8,9 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from tasks.errors import LabelError, RecipeError
-from tasks.labels.classes import ClassMap, ignore_share, shares, why_rejected
-from tasks.recipe.windows import WindowRecipe
-from tasks.samples.window import RawLabels
+from tasks.labels.classes import ClassMap
+from tasks.labels.protocol import RawLabels
+from tasks.recipe.model import Recipe
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000", "source_values": [0, 7, -3]},
@@ -19,13 +19,12 @@ CLASSES = [
 ]
 SOURCE = {0: 0, 7: 0, -3: 0, 1: 2, 70_000: 2, 65_535: 5, 200: 255, -9: 255}
 shapes = npst.array_shapes(min_dims=2, max_dims=2, max_side=9)
-masks = npst.arrays(np.uint8, shapes, elements=st.sampled_from([0, 2, 5, 255]))
 
 
-def recipe(classes: list[dict[str, Any]] = CLASSES, labels: dict[str, Any] | None = None, **more: Any) -> WindowRecipe:
+def recipe(classes: list[dict[str, Any]] = CLASSES, labels: dict[str, Any] | None = None, **more: Any) -> Recipe:
     scenes = {"source": "scenes", "images": "{scene}.tif", "bands": ["red"], "windows": {"size": 64}}
     collection = {"source": "mlhub", "reader": "local", "path": "chips", "bands": ["B02"]}
-    return WindowRecipe.model_validate(
+    return Recipe.model_validate(
         {
             "name": "made-up",
             "title": "Made up",
@@ -50,14 +49,6 @@ def test_every_pixel_has_the_class_of_its_source_value(values: NDArray[np.int64]
     found = ClassMap.of(recipe(ignore_values=[200, -9])).apply(RawLabels(values), "w")
     assert found.dtype == np.uint8
     assert found.tolist() == [[SOURCE[value] for value in row] for row in values.tolist()]
-
-
-@given(masks)
-def test_shares_and_ignored_make_one(mask: NDArray[np.uint8]) -> None:
-    made = recipe()
-    found = shares(mask, made)
-    assert [round(share * mask.size) for share in found] == [int((mask == value).sum()) for value in (0, 2, 5)]
-    assert sum(found) + ignore_share(mask, made) == pytest.approx(1.0, abs=1e-12)
 
 
 @given(st.lists(st.sampled_from(sorted(SOURCE)), min_size=12, max_size=12), st.permutations(range(12)))
@@ -111,7 +102,7 @@ def test_pixels_without_a_label_are_ignored_whatever_they_hold() -> None:
 
 def test_a_low_consensus_is_ignored() -> None:
     labels = {"source": "provided", "min_consensus": 60}
-    table = ClassMap.of(recipe(plain(), labels, ignore=9))
+    table = ClassMap.of(recipe(plain(), labels, ignore_index=9))
     raw = RawLabels(np.array([[1, 1, 8]]), consensus=np.array([[60, 59, 0]], dtype=np.uint8))
     assert table.apply(raw, "w").tolist() == [[1, 9, 9]]
     with pytest.raises(LabelError, match=r"chip_3: labels\.min_consensus is 60, but the labels have no consensus band"):
@@ -179,35 +170,34 @@ def test_what_is_no_label_raster_is_told(values: NDArray[Any], message: str) -> 
         ClassMap.of(recipe()).apply(RawLabels(values), "w")
 
 
+FOOTPRINTS = {"source": "vector", "path": "b.gpkg"}
+
+
 def test_footprints_are_the_building_class() -> None:
-    table = ClassMap.of(recipe())
-    found = table.from_footprints(np.array([[True, False]]))
+    drawn = np.array([[True, False]])
+    table = ClassMap.of(recipe(labels=FOOTPRINTS))
+    found = table.apply(RawLabels(drawn), "w")
     assert (found.tolist(), found.dtype) == ([[2, 0]], np.uint8)
+    assert table.apply(RawLabels(drawn, np.array([[True, False]])), "w").tolist() == [[255, 0]]
+    assert drawn.tolist() == [[True, False]]
+
+
+def slippy(labels: dict[str, Any]) -> Recipe:
+    values = {"name": "made-up", "title": "Made up", "area": {"bbox": [0, 0, 1, 1]}, "grid": {"zoom": 16}}
+    return Recipe.model_validate(
+        {**values, "imagery": {"source": "ign"}, "classes": plain(), "labels": labels, "ignore_index": None}
+    )
 
 
 @pytest.mark.parametrize(
-    ("limits", "found", "ignored", "expected"),
-    [
-        ({}, (1.0, 0.0, 0.0), 0.0, None),
-        ({"min_building_fraction": 0.15}, (0.85, 0.15, 0.0), 0.0, None),
-        ({"min_building_fraction": 0.15}, (0.851, 0.149, 0.0), 0.0, "density"),
-        ({"min_fraction": {"water": 0.1}}, (0.4, 0.5, 0.1), 0.0, None),
-        ({"min_fraction": {"water": 0.1, "background": 0.0}}, (0.5, 0.5, 0.0), 0.0, "density"),
-        ({"max_ignore_fraction": 0.0}, (0.5, 0.25, 0.25), 0.0, None),
-        ({"max_ignore_fraction": 0.0}, (0.5, 0.25, 0.2), 0.05, "ignored labels"),
-        ({"max_ignore_fraction": 0.0, "min_building_fraction": 0.5}, (0.5, 0.25, 0.2), 0.05, "density"),
-    ],
+    ("labels", "values"),
+    [({"source": "rasters", "path": "{scene}.tif"}, [[0, 1]]), (FOOTPRINTS, [[False, True]])],
 )
-def test_the_filter(limits: dict[str, Any], found: Any, ignored: float, expected: str | None) -> None:
-    assert why_rejected(found, ignored, recipe(filter=limits)) == expected
-
-
-def test_the_building_share_is_of_all_pixels_ignored_ones_too() -> None:
-    made = recipe(filter={"min_building_fraction": 0.5})
-    mask = np.array([[2, 255], [0, 255]], dtype=np.uint8)
-    assert shares(mask, made) == (0.25, 0.25, 0.0)
-    assert ignore_share(mask, made) == 0.5
-    assert why_rejected(shares(mask, made), 0.5, made) == "density"
+def test_without_an_ignore_index_every_pixel_has_a_label(labels: dict[str, Any], values: list[list[int]]) -> None:
+    table = ClassMap.of(slippy(labels))
+    assert table.apply(RawLabels(np.array(values), np.array([[False, False]])), "w").tolist() == [[0, 1]]
+    with pytest.raises(RecipeError, match="ignore_index: is null, but w has pixels without a label; give it a value"):
+        table.apply(RawLabels(np.array(values), np.array([[True, False]])), "w")
 
 
 def test_colours_without_a_label_are_ignored() -> None:

@@ -8,10 +8,10 @@ from tasks.errors import LabelError
 from tasks.geo.tiles import Tile
 from tasks.labels import pbf as module
 from tasks.labels.pbf import PbfSource
-from tasks.web.retry import Patience
+from tasks.web.retry import RetryPolicy
 from tests.tasks.labels.conftest import TILE, Answer, Scripted
 
-QUICK = Patience(2, 5, 0.01)
+QUICK = RetryPolicy(2, 5, 0.01)
 
 
 def test_ways_and_courtyards_of_an_extract(pbf: Path, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
 import numpy as np
-import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import HALF_WORLD, Tile, tile_bounds, tile_span
-from tasks.labels.rasterize import FootprintIndex, pack_mask, resize_mask, unpack_mask
+from tasks.labels.rasterize import FootprintIndex
 
 TILE = Tile(18, 131081, 131045)
 PIXEL = tile_span(18) / 256
@@ -27,7 +27,11 @@ def box(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]
 
 
 def draw(*footprints: shapely.Geometry) -> np.ndarray:
-    return FootprintIndex(np.array(footprints, dtype=object)).mask(TILE, 256)
+    return draw_on(FootprintIndex(np.array(footprints, dtype=object)), TILE)[0]
+
+
+def draw_on(index: FootprintIndex, *tiles: Tile) -> list[np.ndarray]:
+    return index.draw([(tile_georeference(tile, 256), 256, 256) for tile in tiles])
 
 
 corner = st.floats(-40, 296).filter(lambda value: abs(value % 1 - 0.5) > 1e-3)
@@ -75,26 +79,21 @@ def test_a_building_inside_a_courtyard_is_drawn_whatever_the_order() -> None:
 
 def test_neighbouring_tiles_share_a_footprint_without_gap_or_overlap() -> None:
     index = FootprintIndex(np.array([polygon(box(200, 50, 300, 80))], dtype=object))
-    west = index.mask(TILE, 256)
-    east = index.mask(Tile(18, TILE.x + 1, TILE.y), 256)
+    west, east = draw_on(index, TILE, Tile(18, TILE.x + 1, TILE.y))
     assert west.sum() == 56 * 30
     assert east.sum() == 44 * 30
 
 
 def test_no_footprint_gives_an_empty_mask() -> None:
-    assert not FootprintIndex(np.array([], dtype=object)).mask(TILE, 256).any()
+    empty = FootprintIndex(np.array([], dtype=object))
+    assert not draw_on(empty, TILE)[0].any()
+    assert draw_on(empty) == []
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([16, 100, 256]))
-def test_packed_masks_come_back(seed: int, side: int) -> None:
-    mask = np.random.default_rng(seed).random((side, side)) < 0.3
-    assert np.array_equal(unpack_mask(pack_mask(mask), side), mask)
-
-
-@pytest.mark.parametrize(("side", "pixels"), [(256, 224), (256, 512), (8, 4)])
-def test_resized_masks_hold_no_new_value(side: int, pixels: int) -> None:
-    mask = np.random.default_rng(0).choice(np.array([0, 3, 7], dtype=np.uint8), (side, side))
-    small = resize_mask(mask, pixels)
-    assert small.shape == (pixels, pixels)
-    assert set(np.unique(small)) <= {0, 3, 7}
-    assert abs(float((small == 3).mean() - (mask == 3).mean())) < 0.2
+def test_masks_of_many_images_come_in_their_order() -> None:
+    index = FootprintIndex(np.array([polygon(box(40 * n, 40 * n, 40 * n + 30, 40 * n + 30)) for n in range(16)]))
+    tiles = [Tile(18, TILE.x + x, TILE.y + y) for x in (2, 0, 1, -1) for y in (0, 2, 1)]
+    together = draw_on(index, *tiles)
+    assert sum(mask.any() for mask in together) == 5  # the diagonal's, and two where a box lies on a corner
+    for tile, mask in zip(tiles, together, strict=True):
+        assert np.array_equal(mask, draw_on(index, tile)[0])

@@ -4,11 +4,21 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import RecipeError
+from tasks.geo.georeference import Georeference
+from tasks.labels.drawn import FootprintLabels
+from tasks.labels.footprints import clean, write_footprints
+from tasks.labels.maps import MapLabels
 from tasks.labels.overpass import OverpassSource
 from tasks.labels.pbf import PbfSource
-from tasks.labels.registry import label_source
+from tasks.labels.protocol import RawLabels
+from tasks.labels.rasters import CellLabels, SceneLabels
+from tasks.labels.registry import footprint_source, label_origin, open_labels
 from tasks.labels.vector import VectorSource
-from tasks.recipe.load import Recipe, VectorLabels, load_recipe
+from tasks.raster.scene import Scene
+from tasks.recipe.load import load_recipe
+from tasks.recipe.model import Recipe
+from tasks.samples.window import Window
+from tests.tasks.raster.made import scenes_recipe
 
 RECIPE = """
 name: town
@@ -44,13 +54,58 @@ def recipe(folder: Path, labels: str) -> Recipe:
     ],
 )
 def test_recipe_names_its_source_which_travels(tmp_path: Path, labels: str, expected: object) -> None:
-    made = label_source(recipe(tmp_path, labels))
+    made = footprint_source(recipe(tmp_path, labels))
     assert made == expected(tmp_path)  # type: ignore[operator]
     assert pickle.loads(pickle.dumps(made)) == made
 
 
-def test_unknown_source_lists_the_known(tmp_path: Path) -> None:
-    one = recipe(tmp_path, "{source: vector, path: b.gpkg}")
-    odd = VectorLabels.model_construct(source="shapes", path="b.gpkg")  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match=r"labels\.source: unknown source 'shapes'; valid: overpass, pbf, vector"):
-        label_source(one.model_copy(update={"labels": odd}))
+def test_rasters_are_no_footprints(tmp_path: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"labels\.source: rasters has no footprints; those that have: vector, overpass, pbf"
+    ):
+        footprint_source(recipe(tmp_path, "{source: rasters, path: 'labels/{scene}.tif'}"))
+
+
+def asked() -> list[Scene]:
+    raise AssertionError("opening labels asks for no scenes")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ("{source: vector, path: b.gpkg}", FootprintLabels),
+        ("{source: vector, path: '*.gpkg'}", FootprintLabels),
+        ("{source: rasters, path: 'labels/{scene}.tif'}", CellLabels),
+        ("{source: rasters, path: landcover.tif}", MapLabels),
+    ],
+)
+def test_labels_open_without_a_file(tmp_path: Path, labels: str, expected: type) -> None:
+    found = open_labels(recipe(tmp_path, labels), asked, tmp_path / "footprints.parquet")
+    assert isinstance(found, expected)
+    found.close()
+
+
+def test_scenes_have_their_own_rasters(tmp_path: Path) -> None:
+    found = open_labels(scenes_recipe(tmp_path, "{scene}.tif"), asked, tmp_path / "footprints.parquet")
+    assert isinstance(found, SceneLabels)
+
+
+def test_the_rim_of_scenes_has_no_label(tmp_path: Path) -> None:
+    made = scenes_recipe(
+        tmp_path, "{scene}.tif", {"source": "vector", "path": "none.gpkg"}, windows={"size": 64, "padding": 8}
+    )
+    path = tmp_path / "footprints.parquet"
+    write_footprints(path, clean([], source="none", timestamp=""))
+    lies = Georeference("EPSG:32631", (1.0, 0.0, 500_000.0, 0.0, -1.0, 5_800_000.0))
+    (raw,) = open_labels(made, asked, path).read([Window("w", "w", "w", 0, 0, 64, 64, lies)])
+    assert isinstance(raw, RawLabels)
+    assert raw.missing is not None
+    assert raw.missing.sum() == 64**2 - 48**2
+
+
+def test_the_origin_of_labels_changes_with_words_and_files(tmp_path: Path) -> None:
+    one, other = (recipe(tmp_path, f"{{source: vector, path: b.gpkg{more}}}") for more in ("", ", layer: houses"))
+    before = label_origin(one)
+    assert label_origin(other) != before
+    (tmp_path / "b.gpkg").write_bytes(b"new")
+    assert label_origin(one) != before

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from shapely import LineString, MultiPolygon, Point, Polygon, box
 
 from tasks.errors import LabelError
-from tasks.labels.vector import VectorFiles, VectorSource
+from tasks.labels.vector import VectorFiles, VectorSource, matching
 from tests.tasks.labels.conftest import STEP, TILE
 
 
@@ -162,33 +163,36 @@ def test_many_files_are_one_source(tmp_path: Path) -> None:
     again = geopandas.GeoDataFrame({"osm_id": [2, 9]}, geometry=[first.geometry[1], cell(2, 4)], crs=4326)
     again.to_file(tmp_path / "b_2.geojson")
     (tmp_path / "b_3.geojson").write_text('{"type": "FeatureCollection", "features": []}')
-    sources = [VectorSource(path) for path in sorted(tmp_path.glob("b_*.geojson"))]
-    found = VectorFiles(tmp_path / "b_{scene}.geojson", sources).fetch([TILE], tmp_path)
+    found = VectorFiles(tmp_path, "b_{scene}.geojson").fetch([TILE], tmp_path)
     assert sorted(found.osm_id.tolist()) == [1, 2, 9]
     report = found.report
     assert (report.read, report.kept, report.dropped) == (4, 3, {"duplicate": 1})
     assert report.source == "vector b_{scene}.geojson (3 files)"
     with pytest.raises(LabelError, match=r"c_\*\.geojson: matches no file; correct labels\.path"):
-        VectorFiles(tmp_path / "c_*.geojson", []).fetch([TILE], tmp_path)
+        VectorFiles(tmp_path, "c_*.geojson").fetch([TILE], tmp_path)
     with pytest.raises(LabelError, match="holds no feature"):
-        sources[2].fetch([TILE], tmp_path)
+        VectorSource(tmp_path / "b_3.geojson").fetch([TILE], tmp_path)
     broken = tmp_path / "b_4.geojson"
     broken.write_text("{")
     with pytest.raises(LabelError, match=r"b_4\.geojson: cannot be read"):
-        VectorFiles(tmp_path / "b_*.geojson", [*sources, VectorSource(broken)]).fetch([TILE], tmp_path)
+        VectorFiles(tmp_path, "b_*.geojson").fetch([TILE], tmp_path)
 
 
 def test_a_pattern_finds_the_files_of_all_scenes(tmp_path: Path) -> None:
-    from tasks.labels.registry import label_origin, label_source
+    from tasks.labels.registry import footprint_source, label_origin
     from tests.tasks.raster.made import scenes_recipe
 
     for folder in ("austin", "kitsap"):
         (tmp_path / folder).mkdir()
         buildings(osm_id=[1, 2, 3]).to_file(tmp_path / folder / "x_tile_7.geojson")
     recipe = scenes_recipe(tmp_path, "{scene}.tif", {"source": "vector", "path": "*/x_{scene}.geojson"})
-    source = label_source(recipe)
+    source = footprint_source(recipe)
     assert isinstance(source, VectorFiles)
-    assert [one.path.parent.name for one in source.sources] == ["austin", "kitsap"]
+    assert pickle.loads(pickle.dumps(source)) == source
+    assert [one.parent.name for one in matching(source.folder, source.pattern)] == ["austin", "kitsap"]
+    assert source.fetch([TILE], tmp_path).report.source == "vector x_{scene}.geojson (2 files)"
+    outside = str(tmp_path / "kits*" / "*.geojson")  # a path of its own, from another folder
+    assert [one.parent.name for one in matching(Path("elsewhere"), outside)] == ["kitsap"]
     before = label_origin(recipe)
     os.utime(tmp_path / "kitsap" / "x_tile_7.geojson", (1, 1))
     assert label_origin(recipe) != before

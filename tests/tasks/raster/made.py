@@ -1,5 +1,6 @@
 """Rasters and recipes to cut, in a test's folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio import Affine
 
-from tasks.recipe.windows import WindowRecipe
+from tasks.recipe.model import Recipe
 
 TRANSFORM = Affine(0.5, 0, 500_000, 0, -0.5, 5_800_000)
 
@@ -40,8 +41,13 @@ def noise(*shape: int, dtype: str = "uint8", seed: int = 0) -> NDArray[Any]:
 
 
 def scenes_recipe(
-    folder: Path, images: str, labels: dict[str, Any] | None = None, about: str = "", **imagery: Any
-) -> WindowRecipe:
+    folder: Path,
+    images: str,
+    labels: dict[str, Any] | None = None,
+    about: str = "",
+    splits: Mapping[str, Any] | None = None,
+    **imagery: Any,
+) -> Recipe:
     """A recipe in ``folder`` for a folder of scenes."""
     values = {
         "name": "scenes",
@@ -59,7 +65,6 @@ def scenes_recipe(
             {"name": "other", "value": 0, "color": "#000000"},
             {"name": "building", "value": 1, "color": "#ffffff"},
         ],
+        "splits": dict(splits or {}),
     }
-    recipe = WindowRecipe.model_validate(values)
-    recipe._folder = folder
-    return recipe
+    return Recipe.model_validate(values).in_folder(folder)

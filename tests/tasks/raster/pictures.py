@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.recipe.load import Recipe
+from tasks.recipe.model import Recipe
 
 SIDE = 32  # pixels
 

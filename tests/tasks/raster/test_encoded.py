@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.raster.encoded import BadImageError, WrongSizeError, check_image, decode_rgb, resize_rgb, sniff
+from tasks.raster.encoded import BadImageError, WrongSizeError, check_image, decode_image, sniff
 from tests.tasks.raster.pictures import SIDE, encode, picture, transparent
 
 FORMS = {
@@ -37,7 +37,7 @@ def test_other_bytes_are_no_image(data: bytes) -> None:
 def test_whole_images_pass_also_with_bytes_after_their_end(name: str) -> None:
     assert check_image(FORMS[name], SIDE) == 0.0
     assert check_image(FORMS[name] + b"\0\0\0\0", SIDE) == 0.0
-    assert decode_rgb(FORMS[name], SIDE).shape == (3, SIDE, SIDE)
+    assert decode_image(FORMS[name], SIDE)[0].shape == (3, SIDE, SIDE)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -73,7 +73,7 @@ def test_what_passes_decodes_and_nothing_but_our_error_comes_out(name: str) -> N
             check_image(bytes(data), SIDE)
         except BadImageError:
             continue
-        assert decode_rgb(bytes(data), SIDE).shape == (3, SIDE, SIDE)
+        assert decode_image(bytes(data), SIDE)[0].shape == (3, SIDE, SIDE)
 
 
 def test_another_size_is_told_from_the_header_alone() -> None:
@@ -81,7 +81,7 @@ def test_another_size_is_told_from_the_header_alone() -> None:
         check_image(encode(picture(side=64), "PNG")[:100], SIDE)
     assert (caught.value.width, caught.value.height) == (64, 64)
     with pytest.raises(WrongSizeError):
-        decode_rgb(FORMS["webp"], 2 * SIDE)
+        decode_image(FORMS["webp"], 2 * SIDE)
 
 
 @pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
@@ -92,7 +92,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(side: int) -> None
     with pytest.raises(BadImageError, match=r"^image far too large$"):
         check_image(bytes(header), 256)
     with pytest.raises(BadImageError, match=r"^image far too large$"):
-        decode_rgb(bytes(header))
+        decode_image(bytes(header))
 
 
 def test_fully_transparent_pixels_are_nodata() -> None:
@@ -108,7 +108,10 @@ def test_transparency_of_palettes_gray_and_webp_counts_too() -> None:
     palette.putpalette([255, 0, 0, 0, 0, 255])
     data = encode(palette, "PNG", transparency=0)
     assert check_image(data, SIDE) == 0.5
-    assert decode_rgb(data)[:, 0, 0].tolist() == [255, 0, 0]
+    image, hidden = decode_image(data)
+    assert image[:, 0, 0].tolist() == [255, 0, 0]
+    assert hidden is not None
+    assert hidden[:, 0].tolist() == [True] * (SIDE // 2) + [False] * (SIDE // 2)
     gray = np.dstack([picture()[..., 0], np.zeros((SIDE, SIDE), np.uint8)])
     assert check_image(encode(Image.fromarray(gray, "LA"), "PNG"), SIDE) == 1.0
     clear = picture(bands=4)
@@ -118,36 +121,41 @@ def test_transparency_of_palettes_gray_and_webp_counts_too() -> None:
 
 def test_png_pixels_come_out_as_they_are_and_alpha_is_dropped_not_blended() -> None:
     pixels = picture()
-    assert np.array_equal(decode_rgb(encode(pixels, "PNG"), SIDE), pixels.transpose(2, 0, 1))
+    assert np.array_equal(decode_image(encode(pixels, "PNG"), SIDE)[0], pixels.transpose(2, 0, 1))
     clear = np.dstack([pixels, np.zeros((SIDE, SIDE), np.uint8)])
-    assert np.array_equal(decode_rgb(encode(clear, "PNG"), SIDE), pixels.transpose(2, 0, 1))
+    assert np.array_equal(decode_image(encode(clear, "PNG"), SIDE)[0], pixels.transpose(2, 0, 1))
+
+
+def test_hidden_pixels_are_those_of_alpha_0() -> None:
+    seen, hidden = decode_image(transparent(0.25), SIDE)
+    assert seen.shape == (3, SIDE, SIDE)
+    assert hidden is not None
+    assert hidden[: SIDE // 4].all()
+    assert not hidden[SIDE // 4 :].any()
+    faint = picture(bands=4)
+    faint[..., 3] = np.arange(SIDE) < 3
+    for form, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        _, hidden = decode_image(encode(faint, form, **options))
+        assert hidden is not None
+        assert np.array_equal(hidden, faint[..., 3] == 0)
+    for name in ("jpeg", "jpeg gray", "png", "webp"):
+        assert decode_image(FORMS[name])[1] is None
 
 
 def test_gray_becomes_three_equal_bands_and_of_16_bits_the_upper_8_stay() -> None:
     gray = picture()[..., 0]
-    assert np.array_equal(decode_rgb(encode(gray, "PNG")), np.repeat(gray[np.newaxis], 3, axis=0))
+    assert np.array_equal(decode_image(encode(gray, "PNG"))[0], np.repeat(gray[np.newaxis], 3, axis=0))
     deep = encode(gray.astype(np.uint16) * 256 + 77, "PNG")
     with Image.open(io.BytesIO(deep)) as image:
         assert image.mode == "I;16"
     assert check_image(deep, SIDE) == 0.0
-    assert np.array_equal(decode_rgb(deep), np.repeat(gray[np.newaxis], 3, axis=0))
+    assert np.array_equal(decode_image(deep)[0], np.repeat(gray[np.newaxis], 3, axis=0))
 
 
 def test_cmyk_jpeg_decodes() -> None:
     data = encode(Image.fromarray(picture()).convert("CMYK"), "JPEG", quality=95)
     assert check_image(data, SIDE) == 0.0
-    assert decode_rgb(data).shape == (3, SIDE, SIDE)
-
-
-def test_resizing_averages_when_it_shrinks() -> None:
-    checkers = np.zeros((3, 64, 64), np.uint8)
-    checkers[:, ::2, ::2] = checkers[:, 1::2, 1::2] = 255
-    small = resize_rgb(checkers, 16)
-    assert small.shape == (3, 16, 16)
-    assert small.dtype == np.uint8
-    assert np.abs(small.astype(int) - 127).max() <= 2
-    assert resize_rgb(checkers, 64) is checkers
-    assert resize_rgb(checkers, 100).shape == (3, 100, 100)
+    assert decode_image(data)[0].shape == (3, SIDE, SIDE)
 
 
 @pytest.mark.real

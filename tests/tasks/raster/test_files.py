@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 
-from tasks.errors import LabelError, SourceError
+from tasks.errors import LabelError, SourceError, WindowReadError
+from tasks.geo.georeference import Georeference
 from tasks.raster.files import Header, Rasters, difference, mirrored, outside, reach, scaled
-from tasks.samples.window import Georeference, Window, WindowReadError
+from tasks.samples.window import Window
 from tests.tasks.raster.made import TRANSFORM, noise, write_plain, write_raster
 
 
@@ -198,6 +199,7 @@ _MEMORY = """
 import json, resource, sys
 from pathlib import Path
 import numpy as np
+from tasks.geo.georeference import Georeference
 from tasks.raster.files import Rasters
 path, side = Path(sys.argv[1]), 8192
 rasters = Rasters()

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,18 @@ from tasks.errors import RecipeError
 from tasks.recipe.load import Recipe, find_recipe, load_recipe
 from tests.support.recipes import RECIPE, write_recipe
 
+SCENES = """\
+name: scenes
+title: Scenes
+imagery:
+  source: scenes
+  images: images/{scene}.tif
+  bands: [red]
+  windows: {size: 64}
+labels: {source: rasters, path: "labels/{scene}.tif"}
+classes:
+  [{name: background, value: 0, color: "#000000"}, {name: building, value: 1, color: "#ffffff"}]
+"""
 SHIPPED = sorted((Path(__file__).parents[3] / "datasets").glob("*.yaml"))
 
 
@@ -17,7 +30,7 @@ def test_the_example_reads(tmp_path: Path) -> None:
     assert recipe.filter.min_building_fraction == 0.15
     assert recipe.resolve("tiles.txt") == tmp_path / "tiles.txt"
     assert recipe.building_value == 1
-    assert recipe.sample_size == 256
+    assert (recipe.cells.size, recipe.resize) == (256, None)
     assert recipe.block_zoom == 16
 
 
@@ -42,13 +55,19 @@ def test_the_papers_france_is_shipped() -> None:
         ("filter:", "filtre:", r"bad\.yaml:8: filtre: unknown key; did you mean 'filter'\?"),
         ("zoom: 20", "zoom: 99", r"bad\.yaml:4: grid\.zoom: .*less than or equal to 24 \(got 99\)"),
         ("zoom: 20", "zoom: '20'", r"bad\.yaml:4: grid\.zoom: .*valid integer \(got '20'\)"),
+        ("tile_size: 256", "tile_size: 300", r"bad\.yaml:4: grid\.tile_size: unknown value 300; valid: 256 or 512"),
         ("zoom: 20", "zom: 20", r"bad\.yaml:4: grid\.zom: unknown key; did you mean 'zoom'\?"),
         (
             "source: vector",
             "source: vectr",
-            r"bad\.yaml:6: labels: source: unknown value 'vectr'; did you mean 'vector'",
+            r"bad\.yaml:6: labels\.source: unknown value 'vectr'; did you mean 'vector'",
         ),
         ("path: buildings.geojson", "pth: b.geojson", r"bad\.yaml:6: labels\.pth: unknown key; did you mean 'path'\?"),
+        (
+            "{min_building_fraction: 0.15, max_nodata_fraction: 0.05}",
+            "3",
+            r"bad\.yaml:8: filter: expected a mapping of",
+        ),
         ("by: block", "by: blok", r"bad\.yaml:10: splits\.by: unknown value 'blok'; did you mean 'block'\?"),
         ("train: 0.70", "train: 0.80", r"bad\.yaml:10: splits: train, validation and test must sum to 1"),
         ("block_zoom: 16", "block_zoom: 21", r"block_zoom 21 is deeper than grid.zoom 20"),
@@ -68,6 +87,54 @@ def test_a_refusal_names_file_line_key_and_the_nearest_name(tmp_path: Path, old:
     path.write_text(RECIPE.replace(old, new, 1))
     with pytest.raises(RecipeError, match=message):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("ignore: 1", r"old\.yaml:11: ignore: 1 is the value of a class; choose"),
+        ("ignore: 300", r"old\.yaml:11: ignore: .*less than or equal to 255 \(got 300\)"),
+        ("ignore: none", r"old\.yaml:11: ignore: .*valid integer \(got 'none'\)"),
+        (
+            "ignore: 255\nignore_index: 255",
+            r"old\.yaml:11: ignore: is the old name of ignore_index, .*; keep ignore_in",
+        ),
+        ("ignore_index: 255\nignore: 255", r"old\.yaml:12: ignore: is the old name of ignore_index, which stands too"),
+        ("splits:\n  by: group\n  reserve: 0.2", r"old\.yaml:13: splits\.reserve: goes with splits\.by: scene"),
+        ("splits:\n  reserve: 2", r"old\.yaml:12: splits\.reserve: .*less than or equal to 1 \(got 2\)"),
+        (
+            "splits:\n  reserve: 0.2\n  holdout: 0.2",
+            r"old\.yaml:12: splits\.reserve: is the old name of holdout, which",
+        ),
+        ("splits: 3", r"old\.yaml:11: splits: expected a mapping of keys to values \(got 3\)"),
+    ],
+)
+def test_old_names_are_refused_where_and_as_they_stand(tmp_path: Path, more: str, message: str) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text(SCENES + more)
+    with pytest.raises(RecipeError, match=f"^{re.escape(str(tmp_path))}/{message}"):
+        load_recipe(path)
+
+
+def test_old_names_go_on_working(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(SCENES + "ignore: 9\nsplits: {reserve: 0.2}")
+    (tmp_path / "new.yaml").write_text(SCENES + "ignore_index: 9\nsplits: {holdout: 0.2}")
+    old, new = load_recipe(tmp_path / "old.yaml"), load_recipe(tmp_path / "new.yaml")
+    assert (old.ignore_index, old.splits.holdout) == (9, 0.2)
+    assert old == new
+    assert old.identity() == new.identity()
+    assert (old.identity()["ignore"], old.identity()["splits.reserve"]) == (9, 0.2)
+
+
+@pytest.mark.parametrize("names", [("ignore", "reserve"), ("ignore_index", "holdout")])
+@pytest.mark.parametrize("given", [("ignore", "reserve"), ("ignore_index", "holdout")])
+def test_an_override_may_use_either_name(tmp_path: Path, names: tuple[str, str], given: tuple[str, str]) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(SCENES + f"{names[0]}: 9\nsplits: {{{names[1]}: 0.2}}")
+    recipe = load_recipe(path, [f"{given[0]}=7", f"splits.{given[1]}=0.3"])
+    assert (recipe.ignore_index, recipe.splits.holdout) == (7, 0.3)
+    with pytest.raises(RecipeError, match=rf"^--set splits\.{given[1]}: .*less than or equal to 1"):
+        load_recipe(path, [f"splits.{given[1]}=3"])
 
 
 def test_several_problems_are_told_at_once(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import AreaError
+from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile, tile_bounds
 from tasks.geo.utm import cells_over, to_degrees, to_metres, utm_epsg
-from tasks.recipe.parts import Area
-from tasks.recipe.windows import PolygonCells, UtmCells, WindowRecipe
-from tasks.samples.area import tiles_in
+from tasks.recipe.model import Recipe
+from tasks.recipe.parts import Area, PolygonCells, UtmCells
+from tasks.samples.area import candidate_tiles, tiles_in
 from tasks.samples.cells import cells, polygon_windows, utm_windows
 from tasks.samples.window import Window
 from tests.support.stac_items import recipe
@@ -202,6 +203,33 @@ def test_tiles_are_those_of_the_tile_recipe(tmp_path: Path) -> None:
         assert window.group == f"14/{tile.x // 4}-{tile.y // 4}"
 
 
+@pytest.mark.parametrize(
+    ("splits", "zoom"), [({}, 13), ({"block_zoom": 14}, 14), ({"by": "tile"}, 16), ({"by": "sample"}, 16)]
+)
+def test_cells_of_a_slippy_map_are_its_tiles_in_their_order(tmp_path: Path, splits: dict[str, Any], zoom: int) -> None:
+    imagery = {"source": "xyz", "url": "https://example.org/{z}/{x}/{y}.png"}
+    values = recipe("unused").model_dump() | {"imagery": imagery, "grid": {"zoom": 16, "tile_size": 512}}
+    made = Recipe.model_validate(values | {"splits": splits, "ignore_index": None})
+    windows, tiles = cells(made, tmp_path), candidate_tiles(made, tmp_path)
+    assert [window.name for window in windows] == [tile.name for tile in tiles] == [tile.name for tile in sorted(tiles)]
+    for window, tile in zip(windows, tiles, strict=True):
+        assert window.georeference == tile_georeference(tile, 512)
+        assert (window.scene, window.width, window.height) == (tile.name, 512, 512)
+        assert window.group == tile.parent(zoom).name
+
+
+def test_a_grid_says_the_tiles_of_stac_items_too(tmp_path: Path) -> None:
+    cut = recipe("unused", imagery={"cells": {"kind": "tiles", "zoom": 14, "size": 512}})
+    values = cut.model_dump() | {"grid": {"zoom": 14, "tile_size": 512}}
+    values["imagery"]["cells"] = None
+    made = Recipe.model_validate(values)
+    assert cells(made, tmp_path) == cells(cut, tmp_path)
+    (tmp_path / "tiles.txt").write_text("15/8874/5892\n")
+    made = Recipe.model_validate(values | {"area": {"tiles": "tiles.txt"}}).in_folder(tmp_path)
+    with pytest.raises(AreaError, match=r"the recipe's grid.zoom is 14"):
+        cells(made, tmp_path)
+
+
 def test_a_list_of_tiles_goes_with_tiles(tmp_path: Path) -> None:
     (tmp_path / "tiles.txt").write_text("14/8874/5892\n14/8875/5892\n")
     made = recipe("unused", area={"tiles": "tiles.txt"}, folder=tmp_path,
@@ -305,8 +333,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     made = {"kind": "polygons", "path": "fields.geojson", "resolution": 10.0}
     values = recipe("unused").model_dump() | {"area": None}
     values["imagery"]["cells"] = made
-    wanted = WindowRecipe.model_validate(values)
-    wanted._folder = tmp_path
+    wanted = Recipe.model_validate(values).in_folder(tmp_path)
     with pytest.raises(AreaError, match=r"fields.geojson: cannot be read"):
         cells(wanted, tmp_path)
     (tmp_path / "fields.geojson").write_text("{")

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import RecipeError
+from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile
-from tasks.recipe.load import Splits
-from tasks.versions.splits import SPLITS, assign_splits, largest_remainder, named_splits, tile_unit, too_near
+from tasks.recipe.parts import Splits
+from tasks.samples.window import Place, Window, place_of
+from tasks.versions.schema import SPLITS
+from tasks.versions.splits import assign_splits, largest_remainder, too_near
 
 BY_TILE = Splits(by="tile")
 cells = st.sets(st.tuples(st.integers(0, 63), st.integers(0, 63)), min_size=1, max_size=250)
@@ -20,8 +22,11 @@ def tiles_of(found: set[tuple[int, int]]) -> list[Tile]:
 
 
 def assign(tiles: list[Tile], previous: dict[Tile, str], splits: Splits, block_zoom: int) -> dict[Tile, str]:
-    units = {tile.name: tile_unit(tile, splits, block_zoom) for tile in tiles}
-    known = {tile_unit(tile, splits, block_zoom): split for tile, split in previous.items()}
+    def unit(tile: Tile) -> str:
+        return tile.name if splits.by == "tile" else tile.parent(block_zoom).name
+
+    units = {tile.name: unit(tile) for tile in tiles}
+    known = {unit(tile): split for tile, split in previous.items()}
     return {Tile.parse(name): split for name, split in assign_splits(units, known, splits).items()}
 
 
@@ -105,31 +110,67 @@ def test_newcomers_go_where_most_is_missing() -> None:
     assert Counter(assigned[tile] for tile in newcomers) == {"validation": 3, "test": 3}
 
 
+def place_of_tile(tile: Tile) -> Place:
+    return place_of(Window(tile.name, tile.name, "", 0, 0, 256, 256, tile_georeference(tile, 256)))
+
+
 @given(cells, st.integers(0, 4), seeds)
 def test_a_buffer_keeps_splits_apart(found: set[tuple[int, int]], buffer: int, seed: int) -> None:
     assigned = assign(tiles_of(found), {}, splits_by("block", seed), 4)
-    dropped = too_near(assigned, buffer)
-    kept = {tile: split for tile, split in assigned.items() if tile not in dropped}
+    places = {tile.name: place_of_tile(tile) for tile in assigned}
+    dropped = too_near(places, {tile.name: split for tile, split in assigned.items()}, buffer)
+    kept = {tile: split for tile, split in assigned.items() if tile.name not in dropped}
     for tile, split in assigned.items():
         gaps = [
             max(abs(tile.x - other.x), abs(tile.y - other.y)) - 1 for other, name in assigned.items() if name != split
         ]
-        assert (tile in dropped) == any(gap < buffer for gap in gaps)
+        assert (tile.name in dropped) == any(gap < buffer for gap in gaps)
     if buffer == 0:
         assert kept == assigned
 
 
-def test_named_groups_stay_where_the_recipe_puts_them() -> None:
-    cities = ["austin", "chicago", "kitsap"]
-    scenes = [f"{city}{n}" for city in cities for n in range(1, 12)]
-    groups = {"validation": [f"{city}{n}" for city in cities for n in range(1, 6)], "train": ["austin*"]}
-    with pytest.raises(RecipeError, match=r"splits\.groups: austin10 is named in test and train"):
-        named_splits(scenes, {**groups, "test": ["*10"]})
-    named = named_splits([*scenes, "kitsap9:reserved"], groups)
-    assert Counter(named.values()) == {"validation": 16, "train": 6}
-    rest = assign_splits({scene: scene for scene in scenes}, named, Splits(train=1.0, validation=0.0, test=0.0))
-    assert {scene: rest[scene] for scene in named if scene in rest} == {s: named[s] for s in named if s in rest}
-    assert {rest[scene] for scene in scenes if scene not in named} == {"train"}
+@pytest.mark.parametrize("zoom", [2, 18, 24])
+@pytest.mark.parametrize("buffer", [0, 1, 3])
+def test_neighbours_are_told_at_any_zoom(zoom: int, buffer: int) -> None:
+    """Rounding of metres, which grow far from the map's centre, makes no neighbours of tiles, nor strangers."""
+    last = (1 << zoom) - 1
+    for x, y in ((0, 0), (last, 0), (last // 2, last)):
+        towards = 1 if x < last // 2 + 1 else -1
+        for distance in range(1, min(last, 6) + 1):
+            two = [Tile(zoom, x, y), Tile(zoom, x + towards * distance, y)]
+            places = {tile.name: place_of_tile(tile) for tile in two}
+            dropped = too_near(places, dict(zip(places, ("train", "test"), strict=True)), buffer)
+            assert dropped == (set(places) if distance <= buffer else set())
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(0, 40), st.integers(0, 40), st.sampled_from(SPLITS)), max_size=60
+    ),
+    st.integers(0, 2),
+)
+def test_samples_that_share_ground_or_stand_near_another_split_are_told(
+    found: list[tuple[str, int, int, str]], buffer: int
+) -> None:
+    """Windows of 8 px at any pixels of two scenes, so that they overlap as they like."""
+    places = {f"{i}": Place(plane, x / 8, y / 8) for i, (plane, x, y, _) in enumerate(found)}
+    assigned = {f"{i}": split for i, (_, _, _, split) in enumerate(found)}
+    reach = 8 * (buffer + 1)
+    expected = {
+        f"{i}"
+        for i, (plane, x, y, split) in enumerate(found)
+        if any(
+            plane == other and split != theirs and abs(x - a) < reach and abs(y - b) < reach
+            for other, a, b, theirs in found
+        )
+    }
+    assert too_near(places, assigned, buffer) == expected
+
+
+def test_nothing_is_near_what_is_alone() -> None:
+    assert too_near({}, {}, 4) == set()
+    assert too_near({"a": Place("p", 0, 0), "b": Place("q", 0, 0)}, {"a": "train", "b": "test"}, 4) == set()
+    assert too_near({"a": Place("p", 0, 0), "b": Place("p", 0, 0)}, {"a": "train", "b": "train"}, 4) == set()
 
 
 def test_shares_of_eighty_ten_ten() -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from tasks.errors import DiskError, StoreError
 from tasks.geo.tiles import Tile, tile_bounds
-from tasks.versions.read import DatasetVersion
-from tasks.versions.splits import SPLITS
-from tasks.views import export
-from tasks.views.export import PART, ExportSummary, export_version
+from tasks.versions.read import DatasetVersion, open_version
+from tasks.versions.schema import SPLITS
+from tasks.views.export import PART, ExportSummary, export_version, file_names
 from tasks.views.picture import viewable
+from tests.support.continued import NAMES, unpack
 from tests.support.stores import CLASSES, IGNORE, Split, draw, utm, write_store
 
 COLORS = {0: (0, 0, 0), 3: (255, 170, 0), 7: (0, 0, 254), IGNORE: (255, 255, 255)}  # black is taken by a class
@@ -147,15 +147,18 @@ def test_tiles_of_a_store_of_schema_1_have_their_place(tmp_path: Path) -> None:
     assert rasterio.transform.array_bounds(16, 16, profile["transform"]) == pytest.approx((west, south, east, north))
 
 
+@pytest.mark.parametrize(("schema", "array"), [(2, "unusable"), (3, "cloud_mask")])
 @pytest.mark.parametrize("file_format", ["png", "geotiff"])
-def test_unusable_pixels_are_written_where_there_are_some(tmp_path: Path, file_format: str) -> None:
-    unusable = np.arange(2 * 96).reshape(2, 8, 12).astype(np.uint8) % 2
-    version = write_store(tmp_path / "store", {"train": draw(["a", "b"], unusable=unusable)})
+def test_cloud_masks_are_written_where_there_are_some(
+    tmp_path: Path, file_format: str, schema: int, array: str
+) -> None:
+    clouds = np.arange(2 * 96).reshape(2, 8, 12).astype(np.uint8) % 2
+    version = write_store(tmp_path / "store", {"train": draw(["a", "b"], **{array: clouds})}, schema=schema)
     assert run(version, tmp_path / "out", file_format).files == 2 * (4 if file_format == "png" else 3) + 2
     for i, one in enumerate("ab"):
         path = tmp_path / "out/train/unusable" / one
         found = png(path.with_suffix(".png")) if file_format == "png" else tiff(path.with_suffix(".tif"))[0][0]
-        assert np.array_equal(found, unusable[i])
+        assert np.array_equal(found, clouds[i])
 
 
 def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
@@ -181,7 +184,7 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
 
 def test_a_version_without_an_ignore_value(tmp_path: Path) -> None:
     split = draw(["a"])
-    version = write_store(tmp_path / "store", {"train": Split(["a"], split.image, split.mask % 1)}, ignore=None)
+    version = write_store(tmp_path / "store", {"train": Split(["a"], split.image, split.mask % 1)}, ignore_index=None)
     run(version, tmp_path / "out", "geotiff")
     assert tiff(tmp_path / "out/train/masks/a.tif")[1]["nodata"] is None
     assert json.loads((tmp_path / "out/dataset.json").read_text())["ignore"] is None
@@ -201,7 +204,7 @@ def test_every_sample_has_files_of_its_own(tmp_path: Path) -> None:
 
 @given(st.lists(st.text("aA/_-2.é", min_size=1, max_size=4), unique=True, max_size=12))
 def test_file_names_are_unique_also_without_case(ids: list[str]) -> None:
-    names = export._file_names(ids)
+    names = file_names(ids)
     assert len({one.casefold() for one in names}) == len(ids)
     assert not any("/" in one or one in (".", "..") for one in (f"{one}.png" for one in names))
 
@@ -256,6 +259,31 @@ def test_an_unknown_split_or_format_is_told_before_anything_is_written(tmp_path:
     with pytest.raises(StoreError, match="no format 'jpg'; there are png and geotiff"):
         run(version, tmp_path / "out", "jpg")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_the_ignore_index_of_an_older_schema(tmp_path: Path, schema: int) -> None:
+    tile = np.array([[18, 132814, 90172]], dtype=np.int32)
+    version = write_store(tmp_path / "store", {"train": draw(["a"], shape=(8, 8), tile=tile)}, schema=schema)
+    run(version, tmp_path / "out", "geotiff")
+    assert tiff(tmp_path / "out/train/masks/a.tif")[1]["nodata"] == IGNORE
+    assert json.loads((tmp_path / "out/dataset.json").read_text())["ignore"]["value"] == IGNORE
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("file_format", ["png", "geotiff"])
+def test_datasets_of_the_earlier_program_are_exported(tmp_path: Path, name: str, file_format: str) -> None:
+    version = open_version(str(unpack(name, tmp_path / "site").store))
+    summary = run(version, tmp_path / "out", file_format)
+    names = {split: version.split(split).sample_id for split in SPLITS}
+    assert summary.splits == {split: len(found) for split, found in names.items()}
+    for split, found in names.items():
+        masks = np.asarray(version.split(split).mask[:])
+        for sample_id, mask in zip(found, masks, strict=True):
+            path = tmp_path / "out" / split / "masks" / sample_id.replace("/", "_")
+            read = png(path.with_suffix(".png")) if file_format == "png" else tiff(path.with_suffix(".tif"))[0][0]
+            assert np.array_equal(read, mask)
+    assert (tmp_path / "out/train/unusable").is_dir() == (name == "schema-2-windows")
 
 
 def test_the_older_version_is_the_one_exported(tmp_path: Path) -> None:

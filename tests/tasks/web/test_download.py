@@ -7,10 +7,10 @@ import pytest
 
 from tasks.errors import DiskError, LabelError, SourceError
 from tasks.web.download import Manner, download
-from tasks.web.retry import Patience
+from tasks.web.retry import RetryPolicy
 from tests.tasks.labels.conftest import Answer, Asked, Scripted
 
-QUICK = Patience(3, 5, 0.01)
+QUICK = RetryPolicy(3, 5, 0.01)
 BODY = bytes(range(256)) * 1000
 ETAG = {"ETag": '"v1"'}
 

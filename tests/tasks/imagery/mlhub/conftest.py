@@ -6,5 +6,4 @@ import pytest
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLHUB_API_KEY", raising=False)
-    monkeypatch.setattr("tasks.web.client.FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("tasks.imagery.mlhub.api.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("tasks.imagery.mlhub.catalogue.FIRST_PAUSE", 0.01)

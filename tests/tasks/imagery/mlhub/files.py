@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from infra.sandbox.services.background import GRACE_SECONDS, BackgroundServer
-from tasks.recipe.windows import WindowRecipe
+from tasks.recipe.model import Recipe
 
 KENYA = "ref_african_crops_kenya_02"
 LABELS, SOURCE = f"{KENYA}_labels", f"{KENYA}_source"
@@ -32,7 +32,7 @@ def kenya(folder: Path, tiles: int = 2, bulk: int = 0) -> Path:
     return folder
 
 
-def recipe(folder: Path, **imagery: Any) -> WindowRecipe:
+def recipe(folder: Path, **imagery: Any) -> Recipe:
     """A recipe in ``folder`` for a collection."""
     values = {
         "name": "crops",
@@ -44,9 +44,7 @@ def recipe(folder: Path, **imagery: Any) -> WindowRecipe:
             {"name": "maize", "value": 1, "color": "#ffff00"},
         ],
     }
-    made = WindowRecipe.model_validate(values)
-    made._folder = folder
-    return made
+    return Recipe.model_validate(values).in_folder(folder)
 
 
 def tar_gz(path: Path, members: list[tuple[tarfile.TarInfo | str, bytes]], mode: str = "w:gz") -> Path:

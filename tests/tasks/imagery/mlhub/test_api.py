@@ -11,11 +11,12 @@ from aiohttp import web
 
 from infra.sandbox.services.mlhub import API_PATH, STORAGE_PATH, Mlhub, pack
 from infra.sandbox.services.scripted import Reply, ScriptedServer, json_reply
-from tasks.errors import CredentialError, SourceError, TilewrightError
+from tasks.errors import CredentialError, SourceError, TilewrightError, WindowReadError
 from tasks.imagery.mlhub.api import MlhubApi, storage_headers, without_secret
-from tasks.imagery.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
-from tasks.samples.window import WindowReadError
-from tasks.web.client import Web
+from tasks.imagery.mlhub.catalogue import mlhub_catalogue
+from tasks.imagery.scenes.catalogue import SceneCatalogue
+from tasks.web.client import Client
+from tasks.web.retry import RetryPolicy
 from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, contents, kenya, recipe, serving
 
 KEY = "k3y-that-nobody-may-see"
@@ -37,9 +38,11 @@ def large(tmp_path: Path) -> Path:
     return kenya(tmp_path / "data", bulk=30_000)
 
 
-def scenes(url: str, folder: Path, **imagery: object) -> MlhubCatalogue:
+def scenes(url: str, folder: Path, **imagery: object) -> SceneCatalogue:
     options = {"reader": "api", "url": url, "dataset": KENYA, **imagery}
-    return mlhub_scenes(recipe(folder, **options), folder / "work")
+    catalogue = mlhub_catalogue(recipe(folder, **options), folder / "work")
+    catalogue.scenes()  # lists them
+    return catalogue
 
 
 def told(error: BaseException) -> str:
@@ -51,7 +54,7 @@ def test_archives_by_redirect_without_the_key(data: Path, tmp_path: Path, caplog
     caplog.set_level(logging.DEBUG)
     with serving(*Mlhub(data, key=KEY).routes()) as (url, got):
         catalogue = scenes(url + API_PATH, tmp_path)
-        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes] == [("tile_00", 2), ("tile_01", 2)]
+        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes()] == [("tile_00", 2), ("tile_01", 2)]
         assert catalogue.requests == len(got) == 5
         storage = [request for request in got if request.path.startswith(STORAGE_PATH)]
         assert len(storage) == 2
@@ -60,7 +63,7 @@ def test_archives_by_redirect_without_the_key(data: Path, tmp_path: Path, caplog
             assert KEY not in str(dict(request.headers))
             assert "Authorization" not in request.headers
         again = scenes(url + API_PATH, tmp_path)
-        assert again.scenes == catalogue.scenes
+        assert again.scenes() == catalogue.scenes()
         assert [request.headers.get("If-None-Match") is not None for request in got[-1:]] == [True]
         catalogue.close()
         again.close()
@@ -74,7 +77,7 @@ def test_archives_by_redirect_without_the_key(data: Path, tmp_path: Path, caplog
 def test_download_goes_on_where_it_broke(large: Path, tmp_path: Path) -> None:
     with serving(*Mlhub(large, key=KEY, cuts=1).routes()) as (url, got):
         catalogue = scenes(url + API_PATH, tmp_path, collections=[LABELS])
-        assert [scene.name for scene in catalogue.scenes] == ["tile_00", "tile_01"]
+        assert [scene.name for scene in catalogue.scenes()] == ["tile_00", "tile_01"]
         first, second = (request for request in got if request.path.startswith(STORAGE_PATH))
         assert "Range" not in first.headers
         assert second.headers["Range"].startswith("bytes=")
@@ -94,7 +97,7 @@ def test_no_login_of_the_user_is_sent(data: Path, tmp_path: Path, monkeypatch: p
 def test_only_what_the_recipe_names_is_asked_for(data: Path, tmp_path: Path) -> None:
     (data / KENYA / "x_source_landsat_8").mkdir()
     with serving(*Mlhub(data, key=KEY).routes()) as (url, got):
-        assert scenes(url + API_PATH, tmp_path, collections=[LABELS]).scenes[0].items == ()
+        assert scenes(url + API_PATH, tmp_path, collections=[LABELS]).scenes()[0].items == ()
         scenes(url + API_PATH, tmp_path)
         assert not any("landsat" in request.path or SOURCE in request.path for request in got[:3])
         assert not any("landsat" in request.path for request in got)
@@ -187,7 +190,7 @@ def test_passing_faults_are_waited_out(data: Path, tmp_path: Path) -> None:
         "/blob/a.tar.gz?sig=signed": [Reply(403), Reply(500), Reply(body=archive)],
     }
     with ScriptedServer({}, script=script) as server:
-        assert len(scenes(server.url + "/v1", tmp_path, attempts=5).scenes) == 2
+        assert len(scenes(server.url + "/v1", tmp_path, attempts=5).scenes()) == 2
         assert [request.status for request in server.requests if "blob" in request.key] == [403, 500, 200]
 
 
@@ -223,7 +226,7 @@ def test_signed_url_that_runs_out_in_the_middle(large: Path, tmp_path: Path) -> 
 
     routes = [web.get("/v1/datasets/{d}", dataset), web.get("/v1/archive/{c}", redirect), web.get("/blob", blob)]
     with serving(*routes) as (url, got):
-        assert len(scenes(url + "/v1", tmp_path).scenes) == 2
+        assert len(scenes(url + "/v1", tmp_path).scenes()) == 2
         assert [request.query["sig"] for request in got if request.path == "/blob"] == ["1", "2", "3"]
 
 
@@ -241,7 +244,7 @@ def test_archive_with_another_md5_is_never_used(data: Path, tmp_path: Path) -> N
 def test_server_that_sends_the_archive_itself(data: Path, tmp_path: Path) -> None:
     archive = Reply(body=pack(data / KENYA / LABELS))
     with ScriptedServer({}, script={DATASET: [NAMED], ARCHIVE: [archive] * 2}) as server:
-        assert len(scenes(server.url + "/v1", tmp_path).scenes) == 2
+        assert len(scenes(server.url + "/v1", tmp_path).scenes()) == 2
 
 
 @pytest.mark.parametrize(
@@ -275,17 +278,17 @@ class WithoutArchives(Mlhub):
 def test_server_without_archives_is_walked_and_files_come_when_asked_for(data: Path, tmp_path: Path) -> None:
     with serving(*WithoutArchives(data, key=KEY, page=3).routes()) as (url, got):
         catalogue = scenes(url + API_PATH, tmp_path)
-        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes] == [("tile_00", 2), ("tile_01", 2)]
+        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes()] == [("tile_00", 2), ("tile_01", 2)]
         assert not any("download" in request.path for request in got)
         assert sum("items" in request.path for request in got) == 3
-        asset = catalogue.scenes[1].items[0].assets["B02"]
+        asset = catalogue.scenes()[1].items[0].assets["B02"]
         assert asset.path().read_bytes() == f"{SOURCE}/{KENYA}_tile_01_20190606/B02.tif".encode() * 20
         before = catalogue.requests
         assert asset.path().is_relative_to(tmp_path / "work" / "mlhub")
         assert catalogue.requests == before == len(got)
         assert not any(KEY in str(request.url) for request in got if "/blob/" in request.path)
         assert KEY not in asset.name
-        lost = catalogue.scenes[0].items[0].assets["B02"]
+        lost = catalogue.scenes()[0].items[0].assets["B02"]
         (data / KENYA / SOURCE / f"{KENYA}_tile_00_20190606" / "B02.tif").unlink()
         with pytest.raises(WindowReadError, match=r"tile_00_20190606/B02\.tif: the server answered 404") as caught:
             lost.path()
@@ -305,18 +308,18 @@ def test_pages_that_go_round_end(tmp_path: Path) -> None:
     last = json_reply(200, f'{{"features": [], "links": [{{"rel": "next", "href": "{here}?token=1"}}]}}')
     script = {DATASET: [NAMED], f"{here}?key={KEY}": [page], f"{here}?token=1&key={KEY}": [last]}
     with ScriptedServer({}, script=script) as server:
-        (scene,) = scenes(server.url + "/v1", tmp_path).scenes
+        (scene,) = scenes(server.url + "/v1", tmp_path).scenes()
         assert scene.labels is not None
         with pytest.raises(WindowReadError, match=r"no connection .*gave up after 3 attempts") as caught:
             scene.labels.path()
         assert KEY not in told(caught.value)
         with pytest.raises(SourceError, match=r"items: the server answered 404 without items"):
-            list(MlhubApi(server.url + "/v1", Web(1, 5)).items("none"))
+            list(MlhubApi(server.url + "/v1", Client(RetryPolicy(1, 600.0, 0.01), 5)).items("none"))
 
 
 def test_links_to_the_retired_host_lead_to_the_copy(data: Path, tmp_path: Path) -> None:
     with serving(*Mlhub(data, key=KEY).routes()) as (url, got):
-        api = MlhubApi(url + API_PATH, Web(1, 5))
+        api = MlhubApi(url + API_PATH, Client(RetryPolicy(1, 600.0, 0.01), 5))
         where, headers = api.locate(f"https://staging.api.radiant.earth/mlhub/v1/archive/{LABELS}")
         assert (where, headers) == (f"{url}{STORAGE_PATH}/{LABELS}.tar.gz", {})
         assert len(got) == 1

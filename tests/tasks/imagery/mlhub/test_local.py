@@ -4,14 +4,14 @@ import pytest
 
 from infra.sandbox.services.mlhub import pack
 from tasks.errors import RecipeError, SourceError
-from tasks.imagery.mlhub.catalogue import mlhub_scenes
-from tasks.recipe.windows import WindowRecipe
+from tasks.imagery.mlhub.catalogue import mlhub_catalogue
+from tasks.recipe.model import Recipe
 from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, contents, kenya, recipe
 from tests.tasks.raster.made import scenes_recipe
 
 
 def summary(folder: Path, path: str, work: str = "work") -> list[tuple[str, list[tuple[str, list[str]]], bytes]]:
-    catalogue = mlhub_scenes(recipe(folder, reader="local", path=path), folder / work)
+    catalogue = mlhub_catalogue(recipe(folder, reader="local", path=path), folder / work)
     try:
         assert catalogue.requests == 0
         return [
@@ -20,7 +20,7 @@ def summary(folder: Path, path: str, work: str = "work") -> list[tuple[str, list
                 [(item.id, sorted(item.assets)) for item in scene.items],
                 scene.labels.path().read_bytes() if scene.labels else b"",
             )
-            for scene in catalogue.scenes
+            for scene in catalogue.scenes()
         ]
     finally:
         catalogue.close()
@@ -79,11 +79,11 @@ def test_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_recipe_of_another_source(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"imagery\.source: expected mlhub, it is scenes"):
-        mlhub_scenes(scenes_recipe(tmp_path, "{scene}.tif"), tmp_path)
+        mlhub_catalogue(scenes_recipe(tmp_path, "{scene}.tif"), tmp_path)
 
 
 def test_a_missing_folder_is_told_with_the_recipes_advice(tmp_path: Path) -> None:
-    made = WindowRecipe.model_validate(
+    made = Recipe.model_validate(
         {
             "name": "kenya",
             "title": "Kenya",
@@ -94,4 +94,4 @@ def test_a_missing_folder_is_told_with_the_recipes_advice(tmp_path: Path) -> Non
         }
     )
     with pytest.raises(SourceError, match=r"none: does not exist\. Put the archives there$"):
-        mlhub_scenes(made, tmp_path)
+        mlhub_catalogue(made, tmp_path).scenes()

@@ -9,11 +9,12 @@ import pytest
 
 from infra.sandbox.services.mlhub import PROXY_PATH, CoopProxy
 from infra.sandbox.services.scripted import Reply, ScriptedServer
-from tasks.errors import DiskError, SourceError
-from tasks.imagery.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
+from tasks.errors import DiskError, SourceError, WindowReadError
+from tasks.imagery.mlhub.catalogue import mlhub_catalogue
 from tasks.imagery.mlhub.remote import RemoteAsset
-from tasks.samples.window import WindowReadError
-from tasks.web.client import Web
+from tasks.imagery.scenes.catalogue import SceneCatalogue
+from tasks.web.client import Client
+from tasks.web.retry import RetryPolicy
 from tests.tasks.imagery.mlhub.files import KENYA, LABELS, contents, kenya, recipe, serving
 
 GOOD = f"{LABELS}/{KENYA}_tile_00_label/labels.tif"
@@ -26,28 +27,30 @@ def account(tmp_path: Path) -> Path:
     return tmp_path / "proxy"
 
 
-def scenes(url: str, folder: Path, **imagery: object) -> MlhubCatalogue:
+def scenes(url: str, folder: Path, **imagery: object) -> SceneCatalogue:
     options = {"reader": "source-coop", "url": url, "dataset": f"an account/{KENYA}", **imagery}
-    return mlhub_scenes(recipe(folder, **options), folder / "work")
+    catalogue = mlhub_catalogue(recipe(folder, **options), folder / "work")
+    catalogue.scenes()  # lists them
+    return catalogue
 
 
 def test_listing_by_pages_and_files_when_asked_for(account: Path, tmp_path: Path) -> None:
     with serving(*CoopProxy(account, page=5).routes()) as (url, got):
         catalogue = scenes(url + PROXY_PATH, tmp_path)
-        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes] == [("tile_00", 2), ("tile_01", 2)]
+        assert [(scene.name, len(scene.items)) for scene in catalogue.scenes()] == [("tile_00", 2), ("tile_01", 2)]
         assert catalogue.requests == len(got) == 4  # 16 files
         assert set(contents(tmp_path / "work")) == {
             f"source-coop/{next((tmp_path / 'work' / 'source-coop').iterdir()).name}"
         }
-        labels = catalogue.scenes[0].labels
+        labels = catalogue.scenes()[0].labels
         assert labels is not None
         assert labels.name == f"{url}{PROXY_PATH}/an%20account/{KENYA}/{GOOD}"
         assert labels.path().read_bytes() == GOOD.encode() * 20
         labels.path()
         assert catalogue.requests == len(got) == 5
         again = scenes(url + PROXY_PATH, tmp_path)
-        assert [scene.name for scene in again.scenes] == ["tile_00", "tile_01"]
-        kept = again.scenes[0].labels
+        assert [scene.name for scene in again.scenes()] == ["tile_00", "tile_01"]
+        kept = again.scenes()[0].labels
         assert kept is not None
         assert kept.path().read_bytes() == GOOD.encode() * 20
         assert again.requests == 0
@@ -63,23 +66,23 @@ def test_listing_of_yesterday_is_fetched_again(account: Path, tmp_path: Path) ->
         for change in ({"at": time.time() - 90_000}, {"at": time.time() + 90_000}, {"files": 1}, {"files": [[1]]}):
             kept.write_text(json.dumps(found | change))
             before = len(got)
-            assert len(scenes(url + PROXY_PATH, tmp_path).scenes) == 2
+            assert len(scenes(url + PROXY_PATH, tmp_path).scenes()) == 2
             assert len(got) == before + 1
         kept.write_text("{")
-        assert len(scenes(url + PROXY_PATH, tmp_path).scenes) == 2
+        assert len(scenes(url + PROXY_PATH, tmp_path).scenes()) == 2
 
 
 def test_prefix_and_keys_with_the_product_in_front(account: Path, tmp_path: Path) -> None:
     with serving(*CoopProxy(account).routes()) as (url, got):
         catalogue = scenes(url + PROXY_PATH, tmp_path, dataset=f"an account/{KENYA}/{LABELS}")
-        assert [scene.items for scene in catalogue.scenes] == [(), ()]
+        assert [scene.items for scene in catalogue.scenes()] == [(), ()]
         assert got[0].query["prefix"] == f"{LABELS}/"
-        labels = catalogue.scenes[0].labels
+        labels = catalogue.scenes()[0].labels
         assert labels is not None
         assert labels.path().read_bytes() == GOOD.encode() * 20
         catalogue.close()
     with ScriptedServer({}, script={"*": [listing([f"p/{GOOD}"])]}) as server:
-        (scene,) = scenes(server.url, tmp_path, dataset="a/p").scenes
+        (scene,) = scenes(server.url, tmp_path, dataset="a/p").scenes()
         assert scene.labels is not None
         assert scene.labels.name == f"{server.url}/a/p/{GOOD}"
 
@@ -127,7 +130,7 @@ def test_dataset_that_is_no_place(tmp_path: Path, dataset: str) -> None:
 def test_sporadic_errors_while_listing(tmp_path: Path) -> None:
     script = {"*": [Reply(500), Reply(reset=True), listing([GOOD])]}
     with ScriptedServer({}, script=script) as server:
-        assert len(scenes(server.url, tmp_path, dataset="a/p").scenes) == 1
+        assert len(scenes(server.url, tmp_path, dataset="a/p").scenes()) == 1
         assert len(server.requests) == 3
 
 
@@ -136,7 +139,8 @@ MD5 = hashlib.md5(BODY).hexdigest()
 
 
 def asset(url: str, tmp_path: Path, size: int | None = len(BODY), etag: str = f'"{MD5}"') -> RemoteAsset:
-    return RemoteAsset(Web(3, 5), f"{url}/f", tmp_path / "kept" / "f.tif", lambda: (f"{url}/f", {}), size, etag)
+    client = Client(RetryPolicy(3, 600.0, 0.01), 5)
+    return RemoteAsset(client, f"{url}/f", tmp_path / "kept" / "f.tif", lambda: (f"{url}/f", {}), size, etag)
 
 
 @pytest.mark.parametrize(

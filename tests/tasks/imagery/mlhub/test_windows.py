@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from infra.sandbox.services.mlhub import PROXY_PATH, CoopProxy, pack
-from tasks.imagery.mlhub.catalogue import mlhub_scenes
-from tasks.imagery.scenes.source import SceneSource
-from tasks.recipe.windows import MlhubImagery
+from tasks.imagery.mlhub.catalogue import mlhub_catalogue
+from tests.support.catalogues import windows_of
 from tests.tasks.imagery.mlhub.files import recipe, serving
 from tests.tasks.raster.made import noise, write_raster
 
@@ -36,26 +35,23 @@ def test_chips_of_the_mirror(tmp_path: Path, bands: list[str]) -> None:
     options = {"reader": "source-coop", "dataset": "radiantearth/landcovernet/landcovernet_as", "bands": bands}
     with serving(*CoopProxy(tmp_path / "proxy").routes()) as (url, got):
         made = recipe(tmp_path, url=url + PROXY_PATH, **options)
-        catalogue = mlhub_scenes(made, tmp_path / "work")
-        assert isinstance(made.imagery, MlhubImagery)
-        with SceneSource(catalogue.scenes, made.imagery) as source:
-            windows = source.windows()
+        with mlhub_catalogue(made, tmp_path / "work") as catalogue:
+            windows = windows_of(catalogue)
             assert [(window.name, window.group, window.width) for window in windows] == [
                 ("36SWF_00", "36SWF", SIDE),
                 ("36SWF_01", "36SWF", SIDE),
             ]
             assert len(got) == 1 + 2  # the listing and the labels: no image before one is wanted
-            looks = [look for window in windows for look in source.looks(window)]
+            items = [item for window in windows for item in catalogue.acquisitions(window)]
             with ThreadPoolExecutor(4) as pool:
-                read = list(pool.map(lambda look: look.read().image, looks))
+                read = list(pool.map(lambda item: item.read().image, items))
             seeds = [9] if bands == ["L8:B02"] else [1, 0]
             assert len(read) == (2 if len(bands) == 1 else 4)
             for image in read:
                 np.testing.assert_array_equal(image, np.stack([noise(SIDE, SIDE, seed=seed) for seed in seeds]))
-            clouds = looks[0].layer("CLD")
+            clouds = items[0].layer("CLD")
             assert (clouds is None) is (len(bands) == 1)
         assert catalogue.requests == len(got)
-        catalogue.close()
 
 
 @pytest.mark.parametrize("mirror", [False, True])
@@ -76,11 +72,10 @@ def test_chips_of_ghana_without_a_place(tmp_path: Path, mirror: bool) -> None:
     (tmp_path / "ghana.tar.gz").write_bytes(pack(tmp_path / "data"))
     options = {"reader": "local", "path": "ghana.tar.gz", "file_bands": ["blue", "green", "red"]}
     made = recipe(tmp_path, bands=["red", "blue"], **options)
-    assert isinstance(made.imagery, MlhubImagery)
-    with SceneSource(mlhub_scenes(made, tmp_path / "work").scenes, made.imagery) as source:
-        (window,) = source.windows()
+    with mlhub_catalogue(made, tmp_path / "work") as catalogue:
+        (window,) = windows_of(catalogue)
         assert window.name == window.group == "ghana_000007"
-        (look,) = source.looks(window)
-        assert look.acquired_at == 1_452_643_200
-        np.testing.assert_array_equal(look.read().image, noise(3, SIDE, SIDE, dtype="uint16")[[2, 0]])
-        np.testing.assert_array_equal(look.layer("cloudmask"), noise(SIDE, SIDE))
+        (item,) = catalogue.acquisitions(window)
+        assert item.acquired_at == 1_452_643_200
+        np.testing.assert_array_equal(item.read().image, noise(3, SIDE, SIDE, dtype="uint16")[[2, 0]])
+        np.testing.assert_array_equal(item.layer("cloudmask"), noise(SIDE, SIDE))

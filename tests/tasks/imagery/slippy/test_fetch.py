@@ -5,7 +5,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,24 @@ import pytest
 from infra.sandbox.services.scripted import Reply, ScriptedServer, json_reply
 from tasks.errors import CredentialError, DiskError, SourceError
 from tasks.geo.tiles import Tile
-from tasks.imagery.slippy.fetch import WINDOW, Fetcher, image_path
-from tasks.state.ledger import Fetched, State
-from tests.tasks.imagery.slippy.fetching import JPEG, KEY, PNG, TILE, WEBP, fetch, fetch_one, policy, source
+from tasks.imagery.slippy.fetch import UNDER_WAY, Fetcher
+from tasks.state.ledger import Fetched
+from tasks.state.staging import Staging
+from tasks.state.transitions import Image
+from tests.tasks.imagery.slippy.fetching import JPEG, KEY, PNG, TILE, WEBP, by_name, fetch, fetch_one, policy, xyz
 from tests.tasks.raster.pictures import encode, picture, transparent
 
 
-def test_a_good_image_is_kept_and_described(tmp_path: Path) -> None:
+def test_a_good_image_is_staged_and_described(tmp_path: Path) -> None:
     before = int(time.time())
     outcome, server = fetch_one(tmp_path, Reply(200, PNG, {"ETag": '"abc"'}))
-    path = image_path(tmp_path, TILE)
+    path = Staging(tmp_path).path(TILE.name)
     assert path == tmp_path / "18" / "5" / "7.png"
     assert path.read_bytes() == PNG
     assert outcome.fetched_at is not None
     assert before <= outcome.fetched_at <= time.time()
     assert outcome == Fetched(
-        TILE.name, State.KEPT, "", 1, len(PNG), '"abc"', hashlib.sha256(PNG).hexdigest(), 0.0, outcome.fetched_at
+        TILE.name, Image.STAGED, "", 1, len(PNG), '"abc"', hashlib.sha256(PNG).hexdigest(), 0.0, outcome.fetched_at
     )
     assert server.requests[0].headers["User-Agent"].startswith("tilewright/")
 
@@ -49,16 +51,16 @@ def test_an_older_image_in_another_format_does_not_stay_beside_the_new_one(tmp_p
 
 def test_too_much_nodata_is_rejected(tmp_path: Path) -> None:
     outcome, _ = fetch_one(tmp_path, content=transparent(0.25), max_nodata_fraction=0.2)
-    assert (outcome.state, outcome.reason, outcome.nodata_fraction) == (State.REJECTED, "nodata", 0.25)
+    assert (outcome.image, outcome.reason, outcome.nodata_fraction) == (Image.REJECTED, "nodata", 0.25)
     assert outcome.sha256 is None
-    assert image_path(tmp_path, TILE) is None
-    kept, _ = fetch_one(tmp_path, content=transparent(0.25), max_nodata_fraction=0.25)
-    assert (kept.state, kept.nodata_fraction) == (State.KEPT, 0.25)
+    assert Staging(tmp_path).path(TILE.name) is None
+    staged, _ = fetch_one(tmp_path, content=transparent(0.25), max_nodata_fraction=0.25)
+    assert (staged.image, staged.nodata_fraction) == (Image.STAGED, 0.25)
 
 
 def test_a_tile_that_does_not_exist_is_absent(tmp_path: Path) -> None:
     outcome, _ = fetch_one(tmp_path, json_reply(404, '{"message":"Tile not found"}'))
-    assert (outcome.state, outcome.reason, outcome.attempts) == (State.ABSENT, "HTTP 404", 1)
+    assert (outcome.image, outcome.reason, outcome.attempts) == (Image.ABSENT, "HTTP 404", 1)
 
 
 @pytest.mark.parametrize(
@@ -94,40 +96,45 @@ def test_what_was_done_before_a_refusal_is_handed_over(tmp_path: Path) -> None:
     started = time.monotonic()
     with (
         ScriptedServer(answer) as server,
-        Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(), tmp_path) as fetcher,
+        Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy()) as fetcher,
     ):
         with pytest.raises(SourceError, match=r"Tileset a\.b does not exist"):
-            fetcher.fetch(tiles, outcomes.extend)
+            fetcher.fetch(by_name(tiles), Staging(tmp_path), outcomes.extend)
         assert time.monotonic() - started < 10
-        assert 90 - WINDOW * 8 <= len(outcomes) <= 99  # an image that waits to be checked is not done
-        assert {outcome.state for outcome in outcomes} == {State.KEPT}
-        assert all(image_path(tmp_path, Tile.parse(outcome.name)) for outcome in outcomes)
+        assert 90 - UNDER_WAY * 8 <= len(outcomes) <= 99  # an image that waits to be checked is not done
+        assert {outcome.image for outcome in outcomes} == {Image.STAGED}
+        assert all(Staging(tmp_path).path(outcome.name) for outcome in outcomes)
         rest: list[Fetched] = []
-        fetcher.fetch(tiles[:2], rest.extend)  # the fetcher itself goes on
+        fetcher.fetch(by_name(tiles[:2]), Staging(tmp_path), rest.extend)  # the fetcher itself goes on
         assert len(rest) == 2
 
 
 def test_a_refusal_stops_the_other_calls_as_well(tmp_path: Path) -> None:
+    arrived = threading.Event()
+
     def answer(key: str) -> Reply:
-        return json_reply(403, "{}") if key == KEY else Reply(200, PNG, delay=60.0)
+        if key == KEY:
+            return json_reply(403, "{}")
+        arrived.set()
+        return Reply(200, PNG, delay=60.0)
 
     caught: list[BaseException] = []
 
     def slow(fetcher: Fetcher) -> None:
         try:
-            fetcher.fetch([Tile(18, 6, 1)], lambda _: None)
+            fetcher.fetch(by_name([Tile(18, 6, 1)]), Staging(tmp_path), lambda _: None)
         except CredentialError as error:
             caught.append(error)
 
     with (
         ScriptedServer(answer) as server,
-        Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(), tmp_path) as fetcher,
+        Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy()) as fetcher,
     ):
         other = threading.Thread(target=slow, args=[fetcher])
         other.start()
-        time.sleep(0.2)
+        assert arrived.wait(10)
         with pytest.raises(CredentialError):
-            fetcher.fetch([TILE], lambda _: None)
+            fetcher.fetch({TILE.name: TILE}, Staging(tmp_path), lambda _: None)
         other.join(10)
         assert not other.is_alive()
     assert len(caught) == 1
@@ -163,20 +170,20 @@ def test_429_holds_the_whole_source_for_as_long_as_it_says(tmp_path: Path, form:
     throttled = json_reply(429, '{"message":"Too Many Requests"}', headers())
     content = {f"/18/5/{y}.png": PNG for y in range(40)}
     with ScriptedServer(content, script={"/18/5/0.png": [throttled]}) as server:
-        outcomes, _ = fetch(server.url, tmp_path, tiles, connections=1)
+        outcomes = fetch(server.url, tmp_path, tiles, connections=1)
         times = [request.at for request in server.requests]
         assert [request.status for request in server.requests].count(429) == 1
         refused = next(index for index, request in enumerate(server.requests) if request.status == 429)
-    assert all(outcome.state is State.KEPT for outcome in outcomes.values())
+    assert all(outcome.image is Image.STAGED for outcome in outcomes.values())
     assert outcomes[Tile(18, 5, 0)].attempts == 2
     assert times[refused + 1] - times[refused] >= 0.9
 
 
 def test_being_throttled_is_no_failure_but_does_not_go_on_for_ever(tmp_path: Path) -> None:
     outcome, _ = fetch_one(tmp_path, *[json_reply(429, "{}")] * 6, attempts=1, backoff=0.001)
-    assert (outcome.state, outcome.attempts) == (State.KEPT, 7)
+    assert (outcome.image, outcome.attempts) == (Image.STAGED, 7)
     outcome, _ = fetch_one(tmp_path, *[json_reply(429, "{}", {"Retry-After": "0"})] * 99, backoff=0.0)
-    assert (outcome.state, outcome.reason, outcome.attempts) == (State.FAILED, "HTTP 429", 20)
+    assert (outcome.image, outcome.reason, outcome.attempts) == (Image.FAILED, "HTTP 429", 20)
 
 
 def test_503_waits_as_it_says_but_only_its_tile_does(tmp_path: Path) -> None:
@@ -192,10 +199,10 @@ def test_the_rate_is_kept_over_calls_and_connections_are_bounded(tmp_path: Path)
     tiles = [Tile(18, 5, y) for y in range(20)]
     with ScriptedServer(lambda _: PNG, latency=0.05) as server:
         limits = policy(connections=4, requests_per_second=50.0)
-        with Fetcher(source(server.url + "/{z}/{x}/{y}.png"), limits, tmp_path) as fetcher:
+        with Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), limits) as fetcher:
             started = time.monotonic()
-            fetcher.fetch(tiles[:10], lambda _: None)
-            fetcher.fetch(tiles[10:], lambda _: None)
+            fetcher.fetch(by_name(tiles[:10]), Staging(tmp_path), lambda _: None)
+            fetcher.fetch(by_name(tiles[10:]), Staging(tmp_path), lambda _: None)
             assert time.monotonic() - started >= 19 / 50
         assert 2 <= server.max_in_flight <= 4
 
@@ -219,11 +226,11 @@ def test_a_server_that_goes_down_later_fails_its_tiles(tmp_path: Path) -> None:
     outcomes: list[Fetched] = []
     with ExitStack() as serving:
         url = serving.enter_context(ScriptedServer({KEY: PNG})).url
-        with Fetcher(source(url + "/{z}/{x}/{y}.png"), policy(attempts=2), tmp_path) as fetcher:
-            fetcher.fetch([TILE], outcomes.extend)
+        with Fetcher(xyz(url + "/{z}/{x}/{y}.png"), policy(attempts=2)) as fetcher:
+            fetcher.fetch({TILE.name: TILE}, Staging(tmp_path), outcomes.extend)
             serving.close()
-            fetcher.fetch([Tile(18, 5, 8)], outcomes.extend)
-    assert [outcome.state for outcome in outcomes] == [State.KEPT, State.FAILED]
+            fetcher.fetch(by_name([Tile(18, 5, 8)]), Staging(tmp_path), outcomes.extend)
+    assert [outcome.image for outcome in outcomes] == [Image.STAGED, Image.FAILED]
     assert outcomes[1].reason in ("cannot connect", "connection lost")
 
 
@@ -231,14 +238,14 @@ def test_a_full_disk_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tasks.imagery.slippy.files.os.write", full)
+    monkeypatch.setattr("os.write", full)
     with ScriptedServer(lambda _: PNG) as server:
         outcomes: list[Fetched] = []
         with (
-            Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(), tmp_path) as fetcher,
+            Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy()) as fetcher,
             pytest.raises(DiskError, match="No space left on device"),
         ):
-            fetcher.fetch([Tile(18, 5, y) for y in range(50)], outcomes.extend)
+            fetcher.fetch(by_name([Tile(18, 5, y) for y in range(50)]), Staging(tmp_path), outcomes.extend)
     assert outcomes == []
 
 
@@ -246,16 +253,16 @@ def test_batches_come_in_the_calling_thread_every_sixty_four_tiles_or_half_secon
     sizes: list[int] = []
     threads: set[int] = set()
 
-    def on_batch(batch: list[Fetched]) -> None:
+    def on_batch(batch: Sequence[Fetched]) -> None:
         sizes.append(len(batch))
         threads.add(threading.get_ident())
 
     tiles = [Tile(18, 5, y) for y in range(200)]
     with (
         ScriptedServer(lambda key: Reply(200, PNG, delay=1.2) if key == KEY else PNG) as server,
-        Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(), tmp_path) as fetcher,
+        Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy()) as fetcher,
     ):
-        fetcher.fetch(tiles, on_batch)
+        fetcher.fetch(by_name(tiles), Staging(tmp_path), on_batch)
     assert sum(sizes) == 200
     assert max(sizes) == 64
     assert sizes[-1] == 1  # the slow one did not hold up the others
@@ -264,7 +271,7 @@ def test_batches_come_in_the_calling_thread_every_sixty_four_tiles_or_half_secon
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, DiskError("ledger"), ZeroDivisionError])
 def test_what_the_caller_raises_ends_the_fetch(tmp_path: Path, error: Any) -> None:
-    def on_batch(_: list[Fetched]) -> None:
+    def on_batch(_: Sequence[Fetched]) -> None:
         raise error
 
     tiles = [Tile(18, 5, y) for y in range(100)]
@@ -272,31 +279,37 @@ def test_what_the_caller_raises_ends_the_fetch(tmp_path: Path, error: Any) -> No
         started = time.monotonic()
         with (
             pytest.raises(error if isinstance(error, type) else type(error)),
-            Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(), tmp_path) as fetcher,
+            Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy()) as fetcher,
         ):
-            fetcher.fetch(tiles, on_batch)
+            fetcher.fetch(by_name(tiles), Staging(tmp_path), on_batch)
         assert time.monotonic() - started < 10
 
 
 def test_closing_with_a_call_under_way_does_not_hang(tmp_path: Path) -> None:
     ended: list[BaseException] = []
+    arrived = threading.Event()
+
+    def answer(_: str) -> Reply:
+        arrived.set()
+        return Reply(200, PNG, delay=60.0)
 
     def call(fetcher: Fetcher) -> None:
         try:
-            fetcher.fetch([TILE], lambda _: None)
+            fetcher.fetch({TILE.name: TILE}, Staging(tmp_path), lambda _: None)
         except RuntimeError as error:
             ended.append(error)
 
-    with ScriptedServer({}, script={KEY: [Reply(delay=60.0)]}) as server:
-        with Fetcher(source(server.url + "/{z}/{x}/{y}.png"), policy(timeout=60.0), tmp_path) as fetcher:
+    with ScriptedServer(answer) as server:
+        with Fetcher(xyz(server.url + "/{z}/{x}/{y}.png"), policy(timeout=60.0)) as fetcher:
             thread = threading.Thread(target=call, args=[fetcher])
             thread.start()
-            time.sleep(0.2)
+            assert arrived.wait(10)
         thread.join(10)
     assert [str(error) for error in ended] == ["the fetcher was closed during this call"]
 
 
 def test_nothing_to_fetch(tmp_path: Path) -> None:
-    with Fetcher(source("http://127.0.0.1:9/{z}/{x}/{y}"), policy(), tmp_path) as fetcher:
-        summary = fetcher.fetch([], lambda _: None)
-    assert (summary.requests, summary.bytes, summary.counts) == (0, 0, {})
+    outcomes: list[Fetched] = []
+    with Fetcher(xyz("http://127.0.0.1:9/{z}/{x}/{y}"), policy()) as fetcher:
+        fetcher.fetch({}, Staging(tmp_path), outcomes.extend)
+    assert (fetcher.requests, outcomes) == (0, [])

@@ -5,8 +5,9 @@ import pytest
 
 from tasks.errors import CredentialError, RecipeError, SourceError, TermsError, TilewrightError
 from tasks.geo.tiles import Tile
-from tasks.imagery.slippy.protocol import USER_AGENT, TileSource
-from tasks.imagery.slippy.source import check_terms, tile_source
+from tasks.imagery.slippy.protocol import TileServer
+from tasks.imagery.slippy.source import accepted_terms, tile_server
+from tasks.web.exchange import USER_AGENT
 from tests.tasks.raster.pictures import recipe
 
 TOKEN = "pk.a-token-for-tests"
@@ -17,29 +18,28 @@ def mapbox(**imagery: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> TileSource:
+def source(monkeypatch: pytest.MonkeyPatch) -> TileServer:
     monkeypatch.setenv("MAPBOX_ACCESS_TOKEN", TOKEN)
-    return tile_source(recipe(mapbox()))
+    return tile_server(recipe(mapbox()))
 
 
-def test_requests(source: TileSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests(source: TileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     request = source.request(Tile(18, 5, 6))
     assert request.url == f"https://api.mapbox.com/v4/mapbox.satellite/18/5/6.jpg90?access_token={TOKEN}"
     assert request.headers == {"User-Agent": USER_AGENT}
     assert TOKEN not in repr(request)
-    assert source.billed
     assert source.tile_pixels == 256
 
     monkeypatch.setenv("MAPBOX_API_URL", "http://127.0.0.1:9/base/")
     monkeypatch.setenv("MAPBOX_ACCESS_TOKEN", "a&b")
-    double = tile_source(recipe(mapbox(tileset="a.b,c.d", format="png"), tile_size=512))
+    double = tile_server(recipe(mapbox(tileset="a.b,c.d", format="png"), tile_size=512))
     assert double.request(Tile(1, 0, 1)).url == "http://127.0.0.1:9/base/v4/a.b,c.d/1/0/1@2x.png?access_token=a%26b"
     assert double.tile_pixels == 512
 
 
 def test_missing_token_names_both_ways_to_give_it() -> None:
     with pytest.raises(CredentialError, match=r"MAPBOX_ACCESS_TOKEN.*Prefect Secret block named mapbox-access-token"):
-        tile_source(recipe(mapbox()))
+        tile_server(recipe(mapbox()))
 
 
 def test_the_token_may_come_from_a_prefect_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,25 +50,25 @@ def test_the_token_may_come_from_a_prefect_secret(monkeypatch: pytest.MonkeyPatc
         return TOKEN
 
     monkeypatch.setattr("tasks.imagery.slippy.mapbox.find_secret", find)
-    assert tile_source(recipe(mapbox())).request(Tile(0, 0, 0)).url.endswith(f"={TOKEN}")
+    assert tile_server(recipe(mapbox())).request(Tile(0, 0, 0)).url.endswith(f"={TOKEN}")
     assert asked == [("MAPBOX_ACCESS_TOKEN", "mapbox-access-token")]
 
 
-def test_a_base_url_that_is_none(source: TileSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_url_that_is_none(source: TileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAPBOX_API_URL", "api.mapbox.com")
     with pytest.raises(RecipeError, match=r"MAPBOX_API_URL: 'api\.mapbox\.com' is no base URL"):
-        tile_source(recipe(mapbox()))
+        tile_server(recipe(mapbox()))
 
 
-def test_zoom_out_of_range(source: TileSource) -> None:
-    assert tile_source(recipe(mapbox(), zoom=22)).max_zoom == 22
+def test_zoom_out_of_range(source: TileServer) -> None:
+    assert tile_server(recipe(mapbox(), zoom=22)).max_zoom == 22
     with pytest.raises(RecipeError, match=r"grid\.zoom: mapbox has imagery up to zoom 22, the recipe asks for 23"):
-        tile_source(recipe(mapbox(), zoom=23))
+        tile_server(recipe(mapbox(), zoom=23))
 
 
 def test_terms_not_accepted() -> None:
     with pytest.raises(TermsError) as caught:
-        tile_source(recipe({"source": "mapbox"}))
+        tile_server(recipe({"source": "mapbox"}))
     for part in (
         "storing its imagery",
         "mapbox.com/legal/tos",
@@ -79,25 +79,25 @@ def test_terms_not_accepted() -> None:
 
 
 def test_terms_accepted_by_the_recipe_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = check_terms(recipe(mapbox()))
+    record = accepted_terms(recipe(mapbox()))
     assert record is not None
-    assert (record.source, record.accepted_by) == ("mapbox", "recipe")
-    assert record.accepted_at.endswith("+00:00")
-    assert record.terms_url.startswith("https://www.mapbox.com/legal/")
+    assert (record["source"], record["accepted_by"]) == ("mapbox", "recipe")
+    assert record["accepted_at"].endswith("+00:00")
+    assert record["terms_url"].startswith("https://www.mapbox.com/legal/")
     for value, accepted in (("mapbox", True), ("ign, Mapbox", True), ("all", True), ("ign", False), ("true", False)):
         monkeypatch.setenv("TILEWRIGHT_ACCEPT_TERMS", value)
         if accepted:
-            record = check_terms(recipe({"source": "mapbox"}))
+            record = accepted_terms(recipe({"source": "mapbox"}))
             assert record is not None
-            assert record.accepted_by == "environment"
+            assert record["accepted_by"] == "environment"
         else:
             with pytest.raises(TermsError):
-                check_terms(recipe({"source": "mapbox"}))
+                accepted_terms(recipe({"source": "mapbox"}))
 
 
 def test_other_sources_have_no_terms_to_accept() -> None:
-    assert check_terms(recipe({"source": "ign"})) is None
-    assert check_terms(recipe({"source": "xyz", "url": "http://h/{z}/{x}/{y}"})) is None
+    assert accepted_terms(recipe({"source": "ign"})) is None
+    assert accepted_terms(recipe({"source": "xyz", "url": "http://h/{z}/{x}/{y}"})) is None
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_other_sources_have_no_terms_to_accept() -> None:
         (410, "Gone", SourceError, "would refuse every tile"),
     ],
 )
-def test_refusals(source: TileSource, status: int, message: str, kind: type[TilewrightError], advice: str) -> None:
+def test_refusals(source: TileServer, status: int, message: str, kind: type[TilewrightError], advice: str) -> None:
     body = json.dumps({"message": message}).encode()
     assert not source.is_absent(status, body)
     error = source.explain_refusal(status, body, source.request(Tile(18, 5, 6)).url)
@@ -121,6 +121,6 @@ def test_refusals(source: TileSource, status: int, message: str, kind: type[Tile
     assert TOKEN not in str(error)
 
 
-def test_only_tile_not_found_is_absent(source: TileSource) -> None:
+def test_only_tile_not_found_is_absent(source: TileServer) -> None:
     assert source.is_absent(404, b'{"message":"Tile not found"}')
     assert not source.is_absent(200, b'{"message":"Tile not found"}')

@@ -1,6 +1,5 @@
 import asyncio
 import threading
-import time
 
 import pytest
 
@@ -31,19 +30,22 @@ def test_every_item_gets_its_own_result_or_error() -> None:
 
 def test_what_piles_up_is_handed_over_together_and_what_nobody_waits_for_is_left() -> None:
     seen: list[tuple[int, int]] = []
+    begun, release = threading.Event(), threading.Event()
 
     def note(number: int) -> None:
         seen.append((number, threading.get_ident()))
         if number == 0:
-            time.sleep(0.1)
+            begun.set()
+            assert release.wait(10)
 
     async def run() -> None:
         bench = Workbench(note, 1, "test")
         first = asyncio.create_task(bench.do(0))
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(begun.wait, 10)
         rest = [asyncio.create_task(bench.do(number)) for number in range(1, 3 * BATCH_ITEMS)]
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0)  # each asks
         rest[0].cancel()
+        release.set()
         await first
         await asyncio.gather(*rest[1:])
         with pytest.raises(asyncio.CancelledError):

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from tasks.errors import CredentialError, RecipeError, SourceError
 from tasks.geo.tiles import Tile, quadkey
-from tasks.imagery.slippy.protocol import USER_AGENT, body_message
-from tasks.imagery.slippy.source import tile_source
+from tasks.imagery.slippy.protocol import body_message
+from tasks.imagery.slippy.source import tile_server
 from tasks.imagery.slippy.xyz import expand
+from tasks.web.exchange import USER_AGENT
 from tests.tasks.raster.pictures import recipe
 
 URL = "http://127.0.0.1:8000/{z}/{x}/{y}.png"
@@ -52,20 +53,20 @@ def test_nothing_but_placeholders_changes(tile: Tile) -> None:
 
 def test_wmts_in_key_value_form() -> None:
     url = "https://example.org/wmts?REQUEST=GetTile&LAYER=a:b&TILEMATRIX={z}&TILEROW={y}&TILECOL={x}"
-    request = tile_source(recipe({"source": "xyz", "url": url})).request(Tile(18, 7, 9))
+    request = tile_server(recipe({"source": "xyz", "url": url})).request(Tile(18, 7, 9))
     assert request.url == "https://example.org/wmts?REQUEST=GetTile&LAYER=a:b&TILEMATRIX=18&TILEROW=9&TILECOL=7"
 
 
 def test_spaces_and_letters_outside_ascii_are_escaped() -> None:
-    source = tile_source(recipe({"source": "xyz", "url": "http://h/été one/{z}/{x}/{y}"}))
+    source = tile_server(recipe({"source": "xyz", "url": "http://h/été one/{z}/{x}/{y}"}))
     assert source.request(Tile(1, 0, 1)).url == "http://h/%C3%A9t%C3%A9%20one/1/0/1"
 
 
 def test_headers_are_sent_with_our_user_agent_unless_the_recipe_gives_one() -> None:
-    source = tile_source(recipe({"source": "xyz", "url": URL, "headers": {"Referer": "http://me"}}))
+    source = tile_server(recipe({"source": "xyz", "url": URL, "headers": {"Referer": "http://me"}}))
     assert source.request(Tile(0, 0, 0)).headers == {"User-Agent": USER_AGENT, "Referer": "http://me"}
     assert USER_AGENT.startswith("tilewright/")
-    own = tile_source(recipe({"source": "xyz", "url": URL, "headers": {"user-agent": "me"}}))
+    own = tile_server(recipe({"source": "xyz", "url": URL, "headers": {"user-agent": "me"}}))
     assert own.request(Tile(0, 0, 0)).headers == {"user-agent": "me"}
 
 
@@ -79,7 +80,7 @@ def test_the_token_comes_from_the_environment_into_url_and_headers(monkeypatch: 
             "headers": {"Authorization": "Bearer {token}"},
         }
     )
-    request = tile_source(given_recipe).request(Tile(1, 0, 1))
+    request = tile_server(given_recipe).request(Tile(1, 0, 1))
     assert request.url == "http://h/1/0/1?k=s3cret%2F%7Bz%7D"
     assert request.headers["Authorization"] == "Bearer s3cret/{z}"
     assert "s3cret" not in repr(request)
@@ -88,13 +89,13 @@ def test_the_token_comes_from_the_environment_into_url_and_headers(monkeypatch: 
 def test_missing_token() -> None:
     asked = recipe({"source": "xyz", "url": URL + "?key={token}", "token_env": "MY_TOKEN"})
     with pytest.raises(CredentialError, match="the environment variable MY_TOKEN is not set; set it to the token for"):
-        tile_source(asked)
+        tile_server(asked)
 
 
 @pytest.mark.parametrize("url", ["http:///{z}/{x}/{y}", "http://host:port/{z}/{x}/{y}", "http://[::1/{z}/{x}/{y}"])
 def test_a_url_that_names_no_host_is_refused(url: str) -> None:
     with pytest.raises(RecipeError, match=r"imagery\.url: .* has no valid host and port"):
-        tile_source(recipe({"source": "xyz", "url": url}))
+        tile_server(recipe({"source": "xyz", "url": url}))
 
 
 @pytest.mark.parametrize(
@@ -107,21 +108,21 @@ def test_a_url_that_names_no_host_is_refused(url: str) -> None:
 )
 def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        tile_source(recipe({"source": "xyz", "url": URL, "headers": headers}))
+        tile_server(recipe({"source": "xyz", "url": URL, "headers": headers}))
 
 
 def test_what_counts_as_absent() -> None:
-    source = tile_source(recipe({"source": "xyz", "url": URL}))
+    source = tile_server(recipe({"source": "xyz", "url": URL}))
     assert source.is_absent(404, b'{"message":"tile NOT found"}')
     assert source.is_absent(204, b"")
     assert not source.is_absent(404, b"<h1>Not Found</h1>")
     assert not source.is_absent(403, b"Tile not found")
-    assert tile_source(recipe({"source": "xyz", "url": URL, "absent": "gone fishing"})).is_absent(404, b"Gone Fishing")
-    assert tile_source(recipe({"source": "xyz", "url": URL, "absent": ""})).is_absent(404, b"")
+    assert tile_server(recipe({"source": "xyz", "url": URL, "absent": "gone fishing"})).is_absent(404, b"Gone Fishing")
+    assert tile_server(recipe({"source": "xyz", "url": URL, "absent": ""})).is_absent(404, b"")
 
 
 def test_refusals_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tile_source(recipe({"source": "xyz", "url": URL}))
+    source = tile_server(recipe({"source": "xyz", "url": URL}))
     url = source.request(Tile(1, 0, 1)).url
     missing = source.explain_refusal(404, b"<html><h1>Not   Found</h1></html>", url)
     assert isinstance(missing, SourceError)
@@ -134,7 +135,7 @@ def test_refusals_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "check imagery.url and grid.zoom" in str(source.explain_refusal(422, b"", url))
 
     monkeypatch.setenv("MY_TOKEN", "s3cret")
-    tokened = tile_source(recipe({"source": "xyz", "url": URL + "?odd={token}", "token_env": "MY_TOKEN"}))
+    tokened = tile_server(recipe({"source": "xyz", "url": URL + "?odd={token}", "token_env": "MY_TOKEN"}))
     refused = tokened.explain_refusal(
         401, json.dumps({"message": "s3cret is bad"}).encode(), tokened.request(Tile(0, 0, 0)).url
     )

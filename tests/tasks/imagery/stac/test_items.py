@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import SourceError
+from tasks.geo.georeference import Georeference
+from tasks.imagery.stac.catalogue import search_boxes
 from tasks.imagery.stac.items import ItemIndex, StacItem, locate, read_items
-from tasks.imagery.stac.source import search_boxes
-from tasks.samples.window import Georeference, Window
+from tasks.samples.window import Window
 from tests.support.stac_items import item, recipe
 
 

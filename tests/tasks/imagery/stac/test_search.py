@@ -10,7 +10,7 @@ import pytest
 from infra.sandbox.services.scripted import Reply
 from tasks.errors import SourceError
 from tasks.imagery.stac.presets import endpoint_of
-from tasks.imagery.stac.reader import patience_of
+from tasks.imagery.stac.reader import retry_policy
 from tasks.imagery.stac.search import StacIO, find_items, matches
 from tests.support.stac_items import bbox, item, recipe
 from tests.support.stac_server import FileServer, ScriptedApi
@@ -22,7 +22,7 @@ def search(api: str, boxes: Any = None, folder: Path | None = None, **imagery: A
     """Ids of what is found, sorted."""
     made = recipe(api, imagery=imagery, folder=folder)
     endpoint = endpoint_of(api, made.resolve)
-    io = StacIO(endpoint, patience_of(made.imagery.attempts, made.imagery.timeout), made.imagery.timeout)
+    io = StacIO(endpoint, retry_policy(made.imagery.attempts, made.imagery.timeout), made.imagery.timeout)
     found = find_items(endpoint, made.imagery, boxes or EVERYWHERE, io)  # type: ignore[arg-type]
     return sorted(str(one["id"]) for one in found), io
 

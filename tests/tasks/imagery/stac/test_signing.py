@@ -7,18 +7,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from infra.sandbox.services.scripted import Reply
 from tasks.errors import CredentialError, SourceError
+from tasks.imagery.stac.catalogue import StacCatalogue
 from tasks.imagery.stac.signing import Signer
-from tasks.imagery.stac.source import StacSource
-from tasks.web.retry import Patience
-from tests.support.stac_items import recipe, simple
+from tasks.web.retry import RetryPolicy
+from tests.support.catalogues import windows_of
+from tests.support.stac_items import NORTH, SCALE, SIDE, STEP, WEST, bbox, cog, item, numbers, recipe, simple
 from tests.support.stac_server import Asked, FileServer, ScriptedApi
 
-QUICK = Patience(3, 10.0, 0.01, 0.05)
+QUICK = RetryPolicy(3, 10.0, 0.01, 0.05)
 BLOB = "https://account.blob.core.windows.net/container/B04.tif"
 
 
@@ -73,11 +75,12 @@ def test_other_urls_stay_as_they_are(tokens: TokenServer, url: str) -> None:
     assert not tokens.given
 
 
-def test_a_token_near_its_end_is_replaced(tokens: TokenServer) -> None:
+def test_a_token_near_its_end_is_replaced(tokens: TokenServer, monkeypatch: pytest.MonkeyPatch) -> None:
     signer = Signer(QUICK, 5.0)
     tokens.life = 125.0
     signer.signed(BLOB)
-    signer._tokens["account/container"] = signer._tokens["account/container"]._replace(until=time.time() + 100)
+    now = time.time() + 10.0
+    monkeypatch.setattr("tasks.imagery.stac.signing.time", SimpleNamespace(time=lambda: now))
     assert signer.signed(BLOB)[1].endswith("topsecret1")
 
 
@@ -139,20 +142,17 @@ def test_a_signed_url_that_expires_in_the_middle_is_signed_again(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     computer.tokens = {"topsecret0"}
-    made = recipe("planetary-computer")
-    with StacSource(made, tmp_path) as source:
-        windows = source.windows()
+    # A file of its own: what GDAL has kept of another must not hide the refusal.
+    computer.files["/1/blue.tif"] = computer.files["/1/red.tif"]
+    computer.items.append(item("item-2", {"red": f"{computer.url}/1/blue.tif"}, bands=SCALE, day=2))
+    with StacCatalogue(recipe("planetary-computer"), tmp_path) as catalogue:
+        first, second = catalogue.acquisitions(windows_of(catalogue)[0])
         assert not tokens.given  # nothing is signed before it is read
-        source.looks(windows[0])[0].read()
+        first.read()
         computer.tokens = {"topsecret1"}
-        # What GDAL has kept of the file must not hide the refusal.
-        computer.files["/1/blue.tif"] = computer.files["/1/red.tif"]
-        computer.items[0]["assets"]["red"]["href"] = f"{computer.url}/1/blue.tif"
-        source._index = None
-        again = source.looks(windows[0])[0].read()
-        assert not again.nodata.any()
+        assert not second.read().nodata.any()
         assert tokens.given == ["topsecret0", "topsecret1"]
-        assert source.requests == 2 + 2 + 2
+        assert catalogue.requests == 2 + 2
     assert "topsecret" not in caplog.text
     assert "topsecret" not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
@@ -161,11 +161,16 @@ def test_a_token_that_ends_between_header_and_pixels_is_replaced(
     computer: ScriptedApi, tokens: TokenServer, tmp_path: Path
 ) -> None:
     computer.tokens = {"topsecret0"}
-    with StacSource(recipe("planetary-computer", imagery={"attempts": 1}), tmp_path) as source:
-        look = source.looks(source.windows()[0])[0]
-        source._reader.head(look._item.bands[0])  # type: ignore[attr-defined]
+    # Two blocks: the header and the first are known when the token ends.
+    computer.files["/1/red.tif"] = cog(numbers(1, 1024))
+    computer.items[:] = [item("wide", {"red": f"{computer.url}/1/red.tif"}, bands=SCALE, side=1024 * STEP)]
+    made = recipe("planetary-computer", area={"bbox": bbox(16, 16)}, imagery={"attempts": 1})
+    with StacCatalogue(made, tmp_path) as catalogue:
+        windows = {window.name: window for window in windows_of(catalogue)}
+        first, last = (windows[f"32633/{WEST + at:.0f}-{NORTH - at:.0f}"] for at in (0, 15 * SIDE * STEP))
+        catalogue.acquisitions(first)[0].read()
         computer.tokens = {"topsecret1"}
-        assert not look.read().nodata.any()
+        assert not catalogue.acquisitions(last)[0].read().nodata.any()
     assert tokens.given == ["topsecret0", "topsecret1"]
 
 
@@ -174,10 +179,10 @@ def test_a_refusal_of_a_fresh_token_ends_the_run_and_tells_no_token(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     computer.tokens = {"another"}
-    with StacSource(recipe("planetary-computer"), tmp_path) as source:
-        look = source.looks(source.windows()[0])[0]
+    with StacCatalogue(recipe("planetary-computer"), tmp_path) as catalogue:
+        acquisition = catalogue.acquisitions(windows_of(catalogue)[0])[0]
         with pytest.raises(CredentialError, match=r"is refused \(403\) also with a fresh token") as caught:
-            look.read()
+            acquisition.read()
     assert tokens.given == ["topsecret0", "topsecret1"]
     assert "topsecret" not in str(caught.value)
     assert "topsecret" not in caplog.text

@@ -1,0 +1,120 @@
+"""The end of a build: one commit and one tag, what the version says of itself, and what a person is told."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as package_version
+from typing import Any
+
+from tasks.build.job import Job
+from tasks.build.stages import pixels_of
+from tasks.build.tools import tools_of
+from tasks.errors import StoreError
+from tasks.labels.footprints import LabelReport
+from tasks.samples.window import Candidates
+from tasks.state.transitions import State
+from tasks.versions.plan import VersionPlan
+from tasks.versions.read import VersionInfo
+from tasks.versions.schema import SPLITS
+from tasks.versions.write import Written
+from tasks.views.funnel import Funnel
+from tasks.views.sheet import draw_samples
+
+
+@dataclass(frozen=True)
+class BuildSummary:
+    """What a build came to; the command line's ``--json`` is this."""
+
+    version: str
+    snapshot: str
+    new: bool
+    candidates: int
+    selected: int
+    accepted: int  # samples of the version
+    absent: int
+    failed: int
+    rejected: dict[str, int]  # by reason
+    left_out: dict[str, int]  # what could not become a candidate, by reason
+    splits: dict[str, int]
+    requests: dict[str, int]
+    seconds: float
+
+
+def commit(
+    job: Job, found: Candidates, report: LabelReport, plan: VersionPlan, written: Sequence[Written], began: float
+) -> BuildSummary:
+    """Commit and tag what was written (or name the unchanged version) and sum the run up.
+
+    ``began``: when the run did, on the monotonic clock.
+    """
+    tools = tools_of(job)
+    with tools.ledger() as ledger:
+        counts = Funnel.of(ledger, job.recipe)
+        if plan.unchanged:
+            info = _previous(job, plan)
+        else:
+            info = tools.draft(plan).commit(written, attributes(job, report, plan, counts, ledger.notes()))
+        ledger.assign_splits(plan.assigned, plan.units)
+        ledger.set_run_state(replace(ledger.run_state(), labels_key=""))
+        rejected = ledger.reasons(State.REJECTED)
+    return BuildSummary(
+        version=info.version,
+        snapshot=info.snapshot,
+        new=not plan.unchanged,
+        candidates=counts.candidates,
+        selected=counts.selected,
+        accepted=len(plan),
+        absent=counts.absent,
+        failed=counts.failed,
+        rejected=rejected,
+        left_out=found.left_out,
+        splits={split: len(plan.rows[split]) for split in SPLITS},
+        requests={"imagery": tools.source.requests, "labels": report.requests},
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def draw_preview(job: Job, plan: VersionPlan, count: int = 8) -> None:
+    """Draw the first samples of the first split that has any, and their masks, into the work directory."""
+    tools = tools_of(job)
+    first = next(rows for rows in plan.rows.values() if rows)[:count]
+    with tools.ledger() as ledger:
+        drawn = [pixels_of(job, tools, ledger, row.sample) for row in first]
+    colors = {entry.value: entry.color for entry in job.recipe.classes}
+    draw_samples(job.work.preview, [(one.image, one.mask) for one in drawn], plan.layout.bands, colors)
+
+
+def attributes(
+    job: Job, report: LabelReport, plan: VersionPlan, counts: Funnel, notes: dict[str, int]
+) -> dict[str, Any]:
+    """What a version says of itself."""
+    recipe = job.recipe
+    return {
+        "dataset": recipe.name,
+        "title": recipe.title,
+        "recipe": recipe.public(),
+        "recipe_hash": recipe.hash(),
+        "identity": recipe.identity(),
+        "classes": [entry.model_dump(exclude_none=True) for entry in recipe.classes],
+        **({} if recipe.ignore_index is None else {"ignore_index": recipe.ignore_index}),
+        "counts": dataclasses.asdict(counts),
+        "attributions": {"imagery": recipe.imagery.attribution, "labels": recipe.labels.attribution},
+        "licences": {"imagery": recipe.imagery.licence, "labels": recipe.labels.licence},
+        "labels": {"source": report.source, "read": report.read, "kept": report.kept, "repaired": report.repaired},
+        "label_timestamp": report.timestamp,
+        "about": recipe.about.model_dump(),
+        "clouds": recipe.clouds.model_dump(),
+        "value_rules": notes,
+        "terms_accepted": tools_of(job).source.terms(),
+        "content_hash": plan.content,
+        "software_version": f"tilewright {package_version('tilewright')}",
+        "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _previous(job: Job, plan: VersionPlan) -> VersionInfo:
+    if plan.previous is None:
+        raise StoreError(f"{job.store}: no version was written")
+    return plan.previous

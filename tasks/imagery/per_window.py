@@ -1,0 +1,140 @@
+"""From a catalogue of acquisitions to a source: window by window the items are selected, read and staged."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
+
+import numpy as np
+
+from tasks.errors import AreaError, SourceError, WindowReadError
+from tasks.imagery.protocol import Catalogue, Price, Record
+from tasks.imagery.select import Refusal, select
+from tasks.raster.scene import Scene
+from tasks.recipe.model import Recipe
+from tasks.recipe.sources import BandImagery
+from tasks.samples.window import Candidates, Shard, Window, in_order
+from tasks.state.ledger import Fetched
+from tasks.state.staging import ImageShape, Staged, Staging
+from tasks.state.transitions import NODATA, Image
+
+RECORDED_AT_ONCE = 32  # outcomes in one transaction of the ledger
+
+
+class PerWindow:
+    """Imagery of a catalogue; a :class:`tasks.imagery.protocol.Source`."""
+
+    shape: ImageShape | None = None  # each image tells its own
+
+    def __init__(self, recipe: Recipe, catalogue: Catalogue) -> None:
+        """Owns the catalogue: it is closed with this."""
+        if not isinstance(recipe.imagery, BandImagery):
+            raise TypeError("a slippy map has no acquisitions")
+        self.bands = catalogue.bands
+        self._recipe, self._imagery, self._catalogue = recipe, recipe.imagery, catalogue
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far."""
+        return self._catalogue.requests
+
+    @property
+    def key(self) -> str:
+        """Changes when a staged image would not be what is asked for now."""
+        # How hard to try, and whose it is, changes no image.
+        manner = {"attempts", "timeout", "connections", "attribution", "licence"}
+        recipe = self._recipe
+        said = (
+            self._imagery.model_dump_json(exclude=manner),
+            recipe.clouds.model_dump_json(),
+            str(recipe.filter.max_nodata_fraction),
+        )
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+
+    def check(self) -> None:
+        """Nothing: whether a catalogue can be asked shows when its windows are listed."""
+
+    def candidates(self) -> Candidates:
+        """Every window of the catalogue. Raises SourceError, AreaError."""
+        windows, left_out = self._catalogue.windows()
+        cap = self._recipe.limits.max_tiles
+        if not windows:
+            raise SourceError(
+                "imagery: the source has no window; check imagery.windows or imagery.cells, and the files"
+            )
+        if len(windows) > cap:
+            raise AreaError(
+                f"the source has {len(windows):,} windows, over limits.max_tiles {cap:,}; take fewer scenes, a larger "
+                "stride or a smaller area, or raise limits.max_tiles"
+            )
+        if len({window.name for window in windows}) < len(windows):
+            raise SourceError("imagery: two windows have one name; give every scene a name of its own")
+        return Candidates(in_order(windows), left_out)
+
+    def scenes(self) -> Sequence[Scene]:
+        """The scenes that windows are cut from; none where they are cells."""
+        return self._catalogue.scenes()
+
+    def fetch(self, shard: Shard, staging: Staging, record: Record) -> None:
+        """Read a shard's windows, several at once where they are read from another machine, and stage them."""
+        threads = self._imagery.connections if self._catalogue.remote else 1
+        take = functools.partial(self._take, staging)
+        with ThreadPoolExecutor(threads, "windows") as pool:
+            for first in range(0, len(shard.windows), RECORDED_AT_ONCE):
+                futures = [pool.submit(take, one) for one in shard.windows[first : first + RECORDED_AT_ONCE]]
+                wait(futures)
+                # Also when the source fails as a whole, which the line after it tells.
+                record([future.result() for future in futures if future.exception() is None])
+                for future in futures:
+                    future.result()
+
+    def _take(self, staging: Staging, window: Window) -> Fetched:
+        """Select, read and stage one window. Raises SourceError, CredentialError, DiskError."""
+        now = int(time.time())
+        try:
+            items = self._catalogue.acquisitions(window)
+            found = select(items, self._imagery.dates, self._recipe.clouds, window.rank)
+        except WindowReadError as error:
+            return Fetched(window.name, Image.FAILED, str(error), attempts=1, fetched_at=now)
+        if isinstance(found, Refusal):
+            return Fetched(
+                window.name, found.image, found.reason, 1, cloud_fraction=found.cloud_fraction, fetched_at=now
+            )
+        inside = ~found.padded if found.padded is not None else np.ones_like(found.nodata)
+        nodata = float(np.count_nonzero(found.nodata & inside)) / max(1, int(np.count_nonzero(inside)))
+        outcome = Fetched(
+            window.name,
+            Image.REJECTED,
+            NODATA,
+            attempts=1,
+            nodata_fraction=nodata,
+            fetched_at=now,
+            cloud_fraction=found.cloud_fraction,
+            acquired_at=found.acquired_at,
+            origin=found.origin,
+            note=found.note,
+        )
+        if nodata > self._recipe.filter.max_nodata_fraction:
+            return outcome
+        hidden = found.nodata if found.padded is None else found.nodata | found.padded
+        size, sha256 = staging.write_array(window.name, Staged(found.image, hidden, found.cloud_mask))
+        return replace(outcome, image=Image.STAGED, reason="", bytes=size, sha256=sha256)
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """Of the scenes that are files on this machine."""
+        return self._catalogue.fingerprints()
+
+    def price(self, pending: Sequence[Window], staged: int, mean_bytes: float | None) -> Price:  # noqa: ARG002
+        """Windows to read, and their bytes as they are stored before compression."""
+        pixels = sum(window.width * window.height for window in pending)
+        return Price(requests=len(pending), bytes=pixels * (len(self.bands) * 2 + 1))
+
+    def terms(self) -> None:
+        """None: these sources have no terms to accept."""
+        return
+
+    def close(self) -> None:
+        """Let files and connections go."""
+        self._catalogue.close()

@@ -1,0 +1,165 @@
+"""What imagery owes. A :class:`Source` lists windows and fetches shards of them into staging. A slippy map is one with
+a batch fetcher of its own; every other is a :class:`Catalogue` of acquisitions behind one adapter
+(:mod:`tasks.imagery.per_window`), which selects, reads and stages window by window.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.raster.scene import Scene
+from tasks.samples.window import Candidates, Shard, Window
+from tasks.state.ledger import Fetched
+from tasks.state.staging import ImageShape, Staging
+
+Record = Callable[[Sequence[Fetched]], None]  # takes a batch of outcomes, in the caller's thread
+
+
+@dataclass(frozen=True)
+class Price:
+    """What asking for imagery would take."""
+
+    requests: int  # of a slippy map; windows to read elsewhere
+    bytes: int
+    dollars: float | None = None  # None where requests are not billed
+    seconds: float | None = None  # None where nobody can say
+
+
+class Source(Protocol):
+    """Imagery. Making one does no I/O but to look up tokens; any thread may ask it.
+
+    One process opens one, and closes it.
+    """
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands of every image."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far, as far as they can be counted."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Changes when a staged image would not be what is asked for now; "" where it never does."""
+        ...
+
+    @property
+    def shape(self) -> ImageShape | None:
+        """Of every image; None where each tells its own."""
+        ...
+
+    def check(self) -> None:
+        """See that imagery may and can be asked for, without asking. Raises TermsError, CredentialError, RecipeError."""
+        ...
+
+    def candidates(self) -> Candidates:
+        """Every window, cut into shards of neighbours. Raises SourceError, AreaError."""
+        ...
+
+    def scenes(self) -> Sequence[Scene]:
+        """The scenes that windows are cut from, with their label rasters; none where samples are cells."""
+        ...
+
+    def fetch(self, shard: Shard, staging: Staging, record: Record) -> None:
+        """Ask for the images of a shard and stage them.
+
+        ``record`` gets every outcome exactly once, in batches, also when this raises: SourceError or CredentialError
+        when the source would refuse every window alike, DiskError.
+        """
+        ...
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """A text for each scene that changes with its image files on this machine; empty where there are none."""
+        ...
+
+    def price(self, pending: Sequence[Window], staged: int, mean_bytes: float | None) -> Price:
+        """What asking for ``pending`` would take, where ``staged`` are there already, of ``mean_bytes`` each."""
+        ...
+
+    def terms(self) -> Mapping[str, str] | None:
+        """How the user accepted the source's terms; None where there are none to accept. Raises TermsError."""
+        ...
+
+    def close(self) -> None:
+        """Let files and connections go."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Chip:
+    """The pixels of a window in one acquisition."""
+
+    image: NDArray[Any]  # (band, y, x): uint8, uint16, int16 or float32
+    nodata: NDArray[np.bool_]  # (y, x): True where there is no data in any band
+    note: str = ""  # how the values were made, such as the reflectance rule
+    padded: NDArray[np.bool_] | None = None  # (y, x): True where the inside of the scene is mirrored; no nodata there
+
+
+class Acquisition(Protocol):
+    """One window in one item. Nothing is read before it is asked for; any thread may ask."""
+
+    id: str  # of the item or scene
+    acquired_at: int | None  # Unix seconds; None where nobody says
+
+    def read(self) -> Chip:
+        """The recipe's bands. Raises WindowReadError, SourceError, CredentialError."""
+        ...
+
+    def layer(self, name: str) -> NDArray[Any] | None:
+        """A layer about the pixels on the window's own grid (y, x), by nearest neighbour; None when there is none.
+
+        name: ``cloudmask``, ``CLD`` or ``SCL``. Raises as :meth:`read`.
+        """
+        ...
+
+
+class Catalogue(Protocol):
+    """Acquisitions of windows. Making one does no I/O; any thread may ask it."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands of every image."""
+        ...
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far."""
+        ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether windows are read from another machine, so that most of the time is waiting."""
+        ...
+
+    def windows(self) -> tuple[list[Window], dict[str, int]]:
+        """Every window, neighbours together, and what has none that could have had one, counted by why.
+
+        Raises SourceError, AreaError.
+        """
+        ...
+
+    def scenes(self) -> Sequence[Scene]:
+        """The scenes that windows are cut from; none where they are cells."""
+        ...
+
+    def acquisitions(self, window: Window) -> Sequence[Acquisition]:
+        """All of a window, best guess first (least cloudy by its metadata, else oldest first).
+
+        A window with ``item`` has that one only. Empty when nothing covers the window. Raises as
+        :meth:`Acquisition.read`.
+        """
+        ...
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """As :meth:`Source.fingerprints`."""
+        ...
+
+    def close(self) -> None:
+        """Let files and connections go."""
+        ...

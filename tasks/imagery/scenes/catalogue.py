@@ -1,0 +1,344 @@
+"""Windows of scenes: cut from the scenes' headers, read part by part, with the layers that say what is cloud."""
+
+import hashlib
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import LabelError, SourceError, WindowReadError
+from tasks.geo.georeference import Georeference
+from tasks.imagery.protocol import Acquisition, Chip
+from tasks.raster.files import IMAGE_TYPES, Header, Pixels, Rasters, difference, reach, scaled
+from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
+from tasks.recipe.model import Recipe
+from tasks.recipe.sources import MlhubImagery, ScenesImagery
+from tasks.samples.groups import HELD_OUT, named_splits
+from tasks.samples.patches import Placed, block_of, hold_out, place
+from tasks.samples.window import Window, of_item, ranked, safe_name, window_name
+from tasks.web.client import Client
+
+HEADER_THREADS = 4
+
+
+class _Listed(NamedTuple):
+    scenes: Mapping[str, Scene]
+    items: Mapping[str, Sequence[SceneItem]]  # of each scene those that have all bands, oldest first
+
+
+class SceneCatalogue:
+    """The windows of scenes and their items; a :class:`tasks.imagery.protocol.Catalogue`.
+
+    Scenes are listed, or downloaded, once, when they are first needed. Bands come from an item's assets of their
+    names, or from its one image file. Items that lack a band are left out.
+    """
+
+    def __init__(self, recipe: Recipe, find: Callable[[], Sequence[Scene]], client: Client | None = None) -> None:
+        """Windows as ``recipe`` says, of the scenes that ``find`` finds; ``client`` is what fetches their files."""
+        imagery = recipe.imagery
+        if not isinstance(imagery, MlhubImagery | ScenesImagery):
+            raise TypeError("the recipe's imagery is not of scenes")
+        self.bands = tuple(imagery.bands)
+        self.remote = isinstance(imagery, MlhubImagery) and imagery.reader == "source-coop"
+        self._imagery, self._splits = imagery, recipe.splits
+        self._file_bands = tuple(imagery.file_bands or imagery.bands)
+        self._nodata = imagery.nodata if isinstance(imagery, ScenesImagery) else None
+        self._find, self._client = find, client
+        self._listed: _Listed | None = None
+        self._images, self._labels = Rasters(SourceError), Rasters(LabelError)
+        self._grids: dict[str, Header] = {}
+        self._checked: set[tuple[str, str]] = set()  # scene and file of which the grid was compared
+        self._listing, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Nothing is open before it is asked for."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def requests(self) -> int:
+        """Sent over HTTP so far."""
+        return self._client.requests if self._client else 0
+
+    def windows(self) -> tuple[list[Window], dict[str, int]]:
+        """Every window, scene by scene, date by date where each is a sample, row by row; and what has none, by why.
+
+        Reads headers only: of the label raster where there is one, and of imagery that is on this machine. Raises
+        SourceError when no scene has the bands or a file does not fit, LabelError when labels do not fit the imagery.
+        """
+        scenes, items = self._known()
+        usable = [scene for name, scene in sorted(scenes.items()) if items[name]]
+        if not usable:
+            raise SourceError(self._no_bands())
+        with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
+            grids = list(pool.map(self._grid, usable))
+        left_out: Counter[str] = Counter()
+        windows = [one for scene, grid in zip(usable, grids, strict=True) for one in self._cut(scene, grid, left_out)]
+        left_out["scenes without all bands"] = len(scenes) - len(usable)
+        return windows, dict(+left_out)
+
+    def scenes(self) -> list[Scene]:
+        """All scenes, by name."""
+        return [scene for _, scene in sorted(self._known().scenes.items())]
+
+    def acquisitions(self, window: Window) -> Sequence[Acquisition]:
+        """The items of the window's scene that have all bands, oldest first. Raises SourceError, LabelError."""
+        scenes, items = self._known()
+        scene = scenes.get(window.scene)
+        if scene is None:
+            raise SourceError(f"window {window.name}: there is no scene {window.scene} any more; run plan again")
+        there = items[scene.name]
+        return [
+            SceneAcquisition(item.id, item.acquired_at, self, window, scene, item)
+            for item, name in zip(there, item_names(there), strict=True)
+            if window.item in ("", name)
+        ]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Of every scene with images on this machine: their sizes and times."""
+        found = {}
+        for scene in self.scenes():
+            assets = [asset for item in scene.items for asset in item.assets.values() if isinstance(asset, LocalAsset)]
+            stats = sorted((str(asset.file), asset.file.stat()) for asset in assets)
+            if stats:
+                text = " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+                found[scene.name] = hashlib.sha256(text.encode()).hexdigest()
+        return found
+
+    def close(self) -> None:
+        """Let files and connections go."""
+        self._images.close()
+        self._labels.close()
+        if self._client is not None:
+            self._client.close()
+
+    def _known(self) -> _Listed:
+        with self._listing:
+            if self._listed is None:
+                scenes = {scene.name: scene for scene in self._find()}
+                self._listed = _Listed(scenes, {name: self._usable(scene) for name, scene in scenes.items()})
+            return self._listed
+
+    def _usable(self, scene: Scene) -> list[SceneItem]:
+        found = [item for item in scene.items if self._single(item) or self._file_is_enough(item)]
+        return sorted(found, key=lambda item: (item.acquired_at is None, item.acquired_at or 0, item.id))
+
+    def _single(self, item: SceneItem) -> bool:
+        return all(band in item.assets for band in self.bands)
+
+    def _file_is_enough(self, item: SceneItem) -> bool:
+        return IMAGE in item.assets and set(self.bands) <= set(self._file_bands)
+
+    def _no_bands(self) -> str:
+        scenes = self.scenes()
+        if not scenes:
+            return "imagery: there are no scenes"
+        items = [item for scene in scenes for item in scene.items]
+        if not items:
+            return (
+                f"imagery: none of the {len(scenes)} scenes has an image, among them {scenes[0].name}; "
+                "put the imagery where the labels are (of an MLHub dataset the source collection's files or archive)"
+            )
+        held = sorted({key for item in items for key in item.assets if key != IMAGE})
+        if any(IMAGE in item.assets for item in items):
+            held += self._file_bands
+        absent = [band for band in self.bands if band not in held]
+        lacking = ", ".join(absent) if absent else f"all of {', '.join(self.bands)}"
+        return (
+            f"imagery.bands: no image has {lacking}; there are {', '.join(held) or 'none'}. "
+            "Name the bands of a file that holds several in imagery.file_bands"
+        )
+
+    def _grid(self, scene: Scene) -> Header:
+        """Size and place of the scene, by its label raster where there is one."""
+        with self._lock:
+            known = self._grids.get(scene.name)
+        if known is not None:
+            return known
+        item = self._known().items[scene.name][0]
+        first = self._files(item)[0]
+        try:
+            image = None
+            if scene.labels is None or isinstance(first, LocalAsset):
+                image = self._image_header(first.path(), first, item)
+            label = self._labels.header(scene.labels.path(), scene.labels.name) if scene.labels else None
+        except WindowReadError as error:
+            raise SourceError(f"scene {scene.name}: its size cannot be learnt ({error}); run the same again") from None
+        if image and label and (unlike := difference(image, label)):
+            raise LabelError(_unlike_labels(scene, unlike))
+        grid = label or image
+        assert grid is not None
+        if grid.georeference is None and image is not None:
+            grid = grid._replace(georeference=image.georeference)
+        with self._lock:
+            self._grids[scene.name] = grid
+        return grid
+
+    def _files(self, item: SceneItem) -> list[Asset]:
+        return [item.assets[band] for band in self.bands] if self._single(item) else [item.assets[IMAGE]]
+
+    def _image_header(self, path: Path, asset: Asset, item: SceneItem) -> Header:
+        header = self._images.header(path, asset.name)
+        expected = 1 if self._single(item) else len(self._file_bands)
+        if expected not in (header.bands, header.colours):
+            what = (
+                "its name stands for one" if self._single(item) else f"the recipe names {', '.join(self._file_bands)}"
+            )
+            raise SourceError(
+                f"{asset.name}: has {header.bands} bands, {what}; "
+                "list the names of all its bands, in their order, in imagery.file_bands"
+            )
+        return header
+
+    def _cut(self, scene: Scene, grid: Header, left_out: Counter[str]) -> list[Window]:
+        patches, splits = self._imagery.windows, self._splits
+        placed = place(grid.width, grid.height, patches)
+        groups = [scene.group] * len(placed)
+        if splits.by == "block":
+            blocks = (block_of(one, patches, splits.block_side) for one in placed)
+            groups = [f"{scene.name}/{row}-{column}" for row, column in blocks]
+        elif splits.holdout and not named_splits([scene.name], splits.groups):
+            sides = hold_out(placed, grid.width, grid.height, splits.holdout, splits.seed, scene.name)
+            left_out["windows astride a holdout"] += sides.count(None)
+            left_out["scenes too small for a holdout"] += True not in sides
+            placed = [one for one, side in zip(placed, sides, strict=True) if side is not None]
+            groups = [scene.name + HELD_OUT * side for side in sides if side is not None]
+        windows = [_window(scene, grid, one, group) for one, group in zip(placed, groups, strict=True)]
+        dates, items = self._imagery.dates, self._known().items[scene.name]
+        if dates.pick == "all":
+            return [of_item(window, name) for name in item_names(items) for window in windows]
+        return [one for window in windows for one in ranked(window, dates.count)[: len(items)]]
+
+    def _check(self, scene: Scene, grid: Header, path: Path, asset: Asset, item: SceneItem) -> None:
+        """Once for each file: that it has the bands and the scene's grid."""
+        key = (scene.name, asset.name)
+        if key in self._checked:
+            return
+        header = self._image_header(path, asset, item)
+        unlike = difference(grid, header)
+        if unlike and scene.labels is not None and scene.labels.name == grid.name:
+            raise LabelError(_unlike_labels(scene, unlike))
+        if unlike:
+            raise SourceError(f"scene {scene.name}: {unlike}. All images of a scene must have one grid; take one out")
+        self._checked.add(key)
+
+    def _read(self, window: Window, scene: Scene, item: SceneItem) -> Chip:
+        grid = self._grid(scene)
+        at = reach(window, grid.width, grid.height)
+        parts: list[Pixels] = []
+        for asset in self._files(item):
+            path = asset.path()
+            self._check(scene, grid, path, asset, item)
+            bands, count = ([1], 1) if self._single(item) else (self._positions(), len(self._file_bands))
+            parts.append(self._images.read(path, asset.name, at.columns, at.rows, bands, count, self._nodata))
+        return chip_of(parts, at.beyond)
+
+    def _positions(self) -> list[int]:
+        return [self._file_bands.index(band) + 1 for band in self.bands]
+
+    def _layer(self, window: Window, scene: Scene, asset: Asset) -> NDArray[Any]:
+        grid = self._grid(scene)
+        at = reach(window, grid.width, grid.height)
+        path = asset.path()
+        header = self._images.header(path, asset.name)
+        unlike = difference(grid, header, same_size=False)
+        if unlike:
+            raise SourceError(f"scene {scene.name}: {unlike}. A layer must cover the ground of its scene")
+        columns, rows = scaled(at.columns, grid.width, header.width), scaled(at.rows, grid.height, header.height)
+        layer: NDArray[Any] = self._images.read(path, asset.name, columns, rows, [1]).values[0]
+        return layer
+
+
+@dataclass(eq=False)
+class SceneAcquisition:
+    """One window of one item of a scene; a :class:`tasks.imagery.protocol.Acquisition`."""
+
+    id: str
+    acquired_at: int | None
+    _catalogue: SceneCatalogue
+    _window: Window
+    _scene: Scene
+    _item: SceneItem
+
+    def read(self) -> Chip:
+        """The recipe's bands; what lies outside the scene is mirrored.
+
+        Raises WindowReadError, SourceError, LabelError when labels and image do not fit together.
+        """
+        return self._catalogue._read(self._window, self._scene, self._item)
+
+    def layer(self, name: str) -> NDArray[Any] | None:
+        """The layer's values (y, x) on the window's grid, None when the item has no such layer. Raises as read."""
+        asset = self._item.assets.get(name)
+        return None if asset is None else self._catalogue._layer(self._window, self._scene, asset)
+
+
+def item_names(items: Sequence[SceneItem]) -> list[str]:
+    """A name for each item of a scene that may stand in a sample's: its date where each has its own, else its id."""
+    dates = [_day(item.acquired_at) for item in items]
+    if len(set(dates)) == len(dates) and "" not in dates:
+        return dates
+    names = [safe_name(item.id) for item in items]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise SourceError(f"imagery: two images of one scene are both named {twice[0]}; rename one")
+    return names
+
+
+def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
+    """One chip of the parts' bands, of uint8, uint16, int16 or float32; complex numbers become their amplitude.
+
+    A pixel of whole numbers has no data where all bands lack it, since 0 or 255 in one band may be a colour. A pixel
+    of floating numbers has none where any band lacks it, and such values become 0. ``beyond`` (y, x) is mirrored.
+    """
+    values = [_plain(part.values) for part in parts]
+    image = values[0] if len(values) == 1 else np.concatenate(values)
+    if image.dtype.name not in IMAGE_TYPES:
+        image = image.astype(np.int16 if image.dtype == np.int8 else np.float32, copy=False)
+    padded = beyond if beyond.any() else None
+    if image.dtype.kind != "f" and any(part.missing is None for part in parts):
+        return Chip(image, np.zeros(beyond.shape, dtype=np.bool_), padded=padded)
+    missing = np.concatenate([np.zeros(p.values.shape, bool) if p.missing is None else p.missing for p in parts])
+    if image.dtype.kind != "f":
+        return Chip(image, missing.all(axis=0) & ~beyond, padded=padded)
+    missing |= ~np.isfinite(image)
+    if missing.any():
+        image = np.where(missing, np.float32(0), image)
+    return Chip(image, missing.any(axis=0) & ~beyond, padded=padded)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    if values.dtype.kind == "c":
+        values = np.abs(values)
+    if values.dtype.kind != "f":
+        return values
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is nodata
+        return values.astype(np.float32, copy=False)
+
+
+def _window(scene: Scene, grid: Header, one: Placed, group: str) -> Window:
+    georeference = None
+    if grid.georeference is not None:
+        a, b, c, d, e, f = grid.georeference.transform
+        x, y = a * one.column + b * one.row + c, d * one.column + e * one.row + f
+        georeference = Georeference(grid.georeference.crs, (a, b, x, d, e, y))
+    name = window_name(scene.name, *(one.at or (None, None)))
+    return Window(name, scene.name, group, one.column, one.row, one.width, one.height, georeference)
+
+
+def _day(seconds: int | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%d")
+
+
+def _unlike_labels(scene: Scene, unlike: str) -> str:
+    return f"labels: scene {scene.name}: {unlike}. Warp the label raster onto the image's grid, or name the right file"

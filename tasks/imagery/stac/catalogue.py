@@ -1,0 +1,298 @@
+"""Windows of cells, and the items of a STAC catalogue over them."""
+
+import functools
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyproj
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from tasks.errors import SourceError
+from tasks.geo.georeference import transformer
+from tasks.imagery.protocol import Acquisition, Chip
+from tasks.imagery.stac.items import AssetRef, ItemIndex, StacItem, read_items
+from tasks.imagery.stac.presets import endpoint_of
+from tasks.imagery.stac.reader import AssetReader, Head, retry_policy
+from tasks.imagery.stac.reflectance import Rule, check_negatives, rule_of, to_reflectance
+from tasks.imagery.stac.search import Box, StacIO, find_items
+from tasks.imagery.stac.signing import Signer
+from tasks.raster.files import IMAGE_TYPES
+from tasks.raster.scene import Scene
+from tasks.recipe.model import Recipe
+from tasks.recipe.sources import StacImagery
+from tasks.samples.cells import cells
+from tasks.samples.window import Window, of_item, ranked, safe_name
+
+_LAYER_FILL = {"SCL": 0, "CLD": 255, "cloudmask": 1}  # where an item does not reach: no data, or as good as cloud
+_ALIGNED = 0.01  # pixels of the file; grids that differ by less are the same
+_MARGIN = 1e-3  # degrees around the windows of a search, for the bulge of their edges
+_EDGE = 8  # points on a window's edge when it is carried to degrees
+
+
+class StacCatalogue:
+    """Imagery of a STAC API or static catalogue; a :class:`tasks.imagery.protocol.Catalogue`.
+
+    One search serves all windows, at the first of :meth:`windows` and :meth:`acquisitions`. Every item counts as an
+    acquisition, also where one was cut into several items and projections: the rest of the window is nodata.
+    ``requests`` counts what search and token service were asked; what GDAL asks for pixels nobody can count.
+    """
+
+    remote = True
+
+    def __init__(self, recipe: Recipe, work: Path) -> None:
+        """``work`` is a folder for place look-ups. Raises SourceError when ``imagery.api`` is no such thing."""
+        imagery = recipe.imagery
+        if not isinstance(imagery, StacImagery):
+            raise TypeError("the recipe's imagery is not of source stac")
+        self.bands = tuple(imagery.bands)
+        self._recipe, self._imagery, self._work = recipe, imagery, work
+        self._endpoint = endpoint_of(imagery.api, recipe.resolve)
+        policy = retry_policy(imagery.attempts, imagery.timeout)
+        self._io = StacIO(self._endpoint, policy, imagery.timeout)
+        self._signer = Signer(policy, imagery.timeout) if self._endpoint.signed else None
+        self._reader = AssetReader(imagery.attempts, imagery.timeout, self._signer, self._endpoint.gdal)
+        self._lock = threading.Lock()
+        self._found: _Found | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def requests(self) -> int:
+        """Sent to the catalogue and the token service so far."""
+        return self._io.requests + (self._signer.requests if self._signer else 0)
+
+    def windows(self) -> tuple[list[Window], dict[str, int]]:
+        """Every cell, whether an item covers it or not; with several dates a cell, one window for each.
+
+        Searches, so that an empty search shows at once. Left out are items that lack a band, a layer or a footprint;
+        that is logged as well.
+        """
+        ready, dates = self._ready(), self._imagery.dates
+        found: list[Window] = []
+        for cell in ready.cells:
+            if dates.pick != "all" and dates.count == 1:
+                found.append(cell)
+                continue
+            over = ready.items.over(_footprint(grid_of(cell)))
+            if not over:
+                found.append(cell)  # to be recorded as absent
+            elif dates.pick == "all":
+                found += [of_item(cell, safe_name(item.id)) for item in over]
+            else:
+                found += ranked(cell, dates.count)[: len(over)]
+        return found, dict(ready.left_out)
+
+    def scenes(self) -> Sequence[Scene]:
+        """None: windows are cells."""
+        return ()
+
+    def acquisitions(self, window: Window) -> Sequence[Acquisition]:
+        """The items over a window: least cloudy by ``eo:cloud_cover`` first, among equals the oldest."""
+        grid = grid_of(window)
+        found = self._ready().items.over(_footprint(grid))
+        if window.item:
+            found = [item for item in found if safe_name(item.id) == window.item]
+        return [StacAcquisition(item, grid, self._imagery, self._reader) for item in found]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Nothing: items are taken as they are published, under an id of their own."""
+        return {}
+
+    def close(self) -> None:
+        """Close the connections to the catalogue and the token service."""
+        self._io.session.close()
+        if self._signer:
+            self._signer.close()
+
+    def _ready(self) -> "_Found":
+        with self._lock:
+            if self._found is None:
+                laid = cells(self._recipe, self._work)
+                found = find_items(self._endpoint, self._imagery, search_boxes(laid), self._io)
+                items, left_out = read_items(found, self._recipe, self._endpoint.remote)
+                self._found = _Found(laid, ItemIndex(items), left_out)
+            return self._found
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    cells: list[Window]
+    items: ItemIndex
+    left_out: Counter[str]
+
+
+class StacAcquisition:
+    """One window of one item; a :class:`tasks.imagery.protocol.Acquisition`."""
+
+    def __init__(self, item: StacItem, grid: GeoBox, imagery: StacImagery, reader: AssetReader) -> None:
+        self.id, self.acquired_at = item.id, item.acquired_at
+        self._item, self._grid, self._imagery, self._reader = item, grid, imagery, reader
+
+    def read(self) -> Chip:
+        """The recipe's bands: float32 reflectance of at least 0, or the files' numbers; 0 where there is no data.
+
+        A pixel is nodata where any of its bands has none, so that none is half known. Bands on the window's own grid
+        are copied, or repeated when their pixels are a whole number of times larger; others are resampled bilinearly.
+        """
+        bands = [self._band(ref) for ref in self._item.bands]
+        missing = np.stack([band.missing for band in bands])
+        nodata: NDArray[np.bool_] = np.any(missing, axis=0)
+        if not self._imagery.reflectance:
+            image = np.stack([band.numbers for band in bands]).astype(_common([band.numbers for band in bands]))
+            image[:, nodata] = 0
+            return Chip(image, nodata)
+        rules = [self._rule(ref, band.numbers) for ref, band in zip(self._item.bands, bands, strict=True)]
+        image, negative = np.empty(missing.shape, dtype=np.float32), 0
+        for i, (band, rule) in enumerate(zip(bands, rules, strict=True)):
+            image[i], below = to_reflectance(band.numbers, band.missing, rule)
+            negative += below
+        notes = list(dict.fromkeys(rule.note for rule in rules))
+        check_negatives(negative, int(np.count_nonzero(~missing)), self._imagery.max_negative_fraction, self.id, notes)
+        image[:, nodata] = 0
+        return Chip(image, nodata, note="; ".join(notes))
+
+    def layer(self, name: str) -> NDArray[Any] | None:
+        """SCL, CLD or cloudmask by nearest neighbour; where the item does not reach 0, 255 and 1."""
+        ref = self._item.layers.get(name)
+        return None if ref is None else self._reader.read(ref, self._grid, _LAYER_FILL[name], "nearest")
+
+    def _band(self, ref: AssetRef) -> "_Band":
+        head = self._reader.head(ref)
+        fill = _nodata(ref, head)
+        numbers = self._reader.read(ref, self._grid, fill, "nearest" if aligned(head, self._grid) else "bilinear")
+        missing = np.isnan(numbers) if np.isnan(fill) else numbers == numbers.dtype.type(fill)
+        if numbers.dtype.kind == "f":
+            missing |= ~np.isfinite(numbers)
+        return _Band(numbers, missing)
+
+    def _rule(self, ref: AssetRef, numbers: NDArray[Any]) -> Rule:
+        rule = rule_of(self._item.properties, ref.fields, ref.band)
+        if rule is None or (numbers.dtype == np.uint8 and not rule.from_metadata):
+            raise SourceError(
+                f"{ref.name}: neither it nor its item tells the scale of reflectance (raster:bands, raster:scale, "
+                "s2:processing_baseline); set imagery.reflectance: false to keep the numbers as they are"
+            )
+        return rule
+
+
+@dataclass(frozen=True, eq=False)
+class _Band:
+    numbers: NDArray[Any]  # (y, x)
+    missing: NDArray[np.bool_]
+
+
+def grid_of(window: Window) -> GeoBox:
+    """The window's pixel grid. Raises SourceError for a window without a georeference."""
+    if window.georeference is None:
+        raise SourceError(f"window {window.name} has no georeference, so no item can be laid onto it")
+    crs, transform = window.georeference
+    return GeoBox((window.height, window.width), Affine(*transform), crs)
+
+
+def aligned(head: Head, grid: GeoBox) -> bool:
+    """Whether every pixel of the grid lies within one pixel of the file, so that copying is exact."""
+    a, b, c, d, e, f = head.transform
+    t = grid.transform
+    if not _same(head.crs, str(grid.crs)) or any((b, d, t.b, t.d)):
+        return False
+    return _steps(a, c, t.a, t.c, grid.shape.x) and _steps(e, f, t.e, t.f, grid.shape.y)
+
+
+@functools.lru_cache(maxsize=256)
+def _same(one: str, other: str) -> bool:
+    return bool(pyproj.CRS.from_user_input(one) == pyproj.CRS.from_user_input(other))
+
+
+def _steps(file_step: float, file_start: float, step: float, start: float, count: int) -> bool:
+    """One axis of :func:`aligned`: the file's step is a whole multiple of the grid's, and their edges meet."""
+    times = file_step / step
+    shift = (start - file_start) / step
+    whole = round(times)
+    return whole >= 1 and abs(times - whole) * count / whole < _ALIGNED and abs(shift - round(shift)) < _ALIGNED * whole
+
+
+def search_boxes(windows: Sequence[Window]) -> list[Box]:
+    """What to search: the bounding box of all windows in degrees, two when it goes over the antimeridian."""
+    longitudes, latitudes = [], []
+    by_crs: dict[str, list[Window]] = {}
+    for window in windows:
+        if window.georeference is not None:
+            by_crs.setdefault(window.georeference.crs, []).append(window)
+    for crs, there in by_crs.items():
+        transforms = np.array([window.georeference.transform for window in there if window.georeference])
+        sizes = np.array([(window.width, window.height) for window in there], dtype=np.float64)
+        for right, down in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0), (0.5, 1.0), (0, 0.5), (1, 0.5)):
+            column, row = sizes[:, 0] * right, sizes[:, 1] * down
+            x = transforms[:, 0] * column + transforms[:, 1] * row + transforms[:, 2]
+            y = transforms[:, 3] * column + transforms[:, 4] * row + transforms[:, 5]
+            lon, lat = transformer(crs, "EPSG:4326").transform(x, y)
+            longitudes.append(lon)
+            latitudes.append(lat)
+    lon, lat = np.concatenate(longitudes), np.concatenate(latitudes)
+    south, north = max(-90.0, float(lat.min()) - _MARGIN), min(90.0, float(lat.max()) + _MARGIN)
+    turned = lon % 360
+    if np.ptp(turned) < np.ptp(lon) and np.ptp(lon) > 180:
+        west, east = float(turned.min()) - _MARGIN, float(turned.max()) + _MARGIN - 360
+        return [(west, south, 180.0, north), (-180.0, south, east, north)]
+    return [(max(-180.0, float(lon.min()) - _MARGIN), south, min(180.0, float(lon.max()) + _MARGIN), north)]
+
+
+def _footprint(grid: GeoBox) -> Any:
+    """The grid's outline in degrees; longitudes go on beyond 180 rather than jump."""
+    width, height = grid.shape.x, grid.shape.y
+    along = np.linspace(0.0, 1.0, _EDGE, endpoint=False)
+    zero, one = np.zeros(_EDGE), np.ones(_EDGE)
+    column = width * np.concatenate((along, one, 1 - along, zero))
+    row = height * np.concatenate((zero, along, one, 1 - along))
+    t = grid.transform
+    to_degrees = transformer(str(grid.crs), "EPSG:4326")
+    lon, lat = to_degrees.transform(t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f)
+    lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
+    return shapely.make_valid(shapely.Polygon(np.column_stack((lon, lat))))
+
+
+def _nodata(ref: AssetRef, head: Head) -> float:
+    """The value that means no data: by the asset's metadata, else by the file, else 0."""
+    for fields in (*_band_fields(ref, "raster:bands"), *_band_fields(ref, "bands"), ref.fields):
+        for key in ("nodata", "raster:nodata"):
+            value = fields.get(key)
+            if value == "nan" and head.dtype.kind == "f":
+                return float("nan")
+            if isinstance(value, int | float) and not isinstance(value, bool) and _fits(value, head.dtype):
+                return float(value)
+    if head.nodata is not None and _fits(head.nodata, head.dtype):
+        return float(head.nodata)
+    return 0.0
+
+
+def _band_fields(ref: AssetRef, key: str) -> list[dict[str, Any]]:
+    bands = ref.fields.get(key)
+    found = bands[ref.band - 1] if isinstance(bands, list) and len(bands) >= ref.band else None
+    return [found] if isinstance(found, dict) else []
+
+
+def _fits(value: float, dtype: np.dtype[Any]) -> bool:
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return float(value).is_integer() and limits.min <= value <= limits.max
+
+
+def _common(arrays: Sequence[NDArray[Any]]) -> np.dtype[Any]:
+    """A dtype that images may have and that holds all of them."""
+    found = np.result_type(*arrays)
+    if found == np.int8:
+        return np.dtype(np.int16)
+    return found if found.name in IMAGE_TYPES else np.dtype(np.float32)

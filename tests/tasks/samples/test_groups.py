@@ -1,0 +1,27 @@
+from collections import Counter
+
+import pytest
+
+from tasks.errors import RecipeError
+from tasks.recipe.parts import Splits
+from tasks.samples.groups import HELD_OUT, named_splits
+from tasks.versions.splits import assign_splits
+
+
+def test_named_groups_stay_where_the_recipe_puts_them() -> None:
+    cities = ["austin", "chicago", "kitsap"]
+    scenes = [f"{city}{n}" for city in cities for n in range(1, 12)]
+    groups = {"validation": [f"{city}{n}" for city in cities for n in range(1, 6)], "train": ["austin*"]}
+    with pytest.raises(RecipeError, match=r"splits\.groups: austin10 is named in test and train"):
+        named_splits(scenes, {**groups, "test": ["*10"]})
+    named = named_splits([*scenes, "kitsap9:reserved"], groups)
+    assert Counter(named.values()) == {"validation": 16, "train": 6}
+    rest = assign_splits({scene: scene for scene in scenes}, named, Splits(train=1.0, validation=0.0, test=0.0))
+    assert {scene: rest[scene] for scene in named if scene in rest} == {s: named[s] for s in named if s in rest}
+    assert {rest[scene] for scene in scenes if scene not in named} == {"train"}
+
+
+def test_what_is_held_out_validates_whatever_its_scene_does() -> None:
+    assert HELD_OUT == ":reserved"  # stores hold it
+    named = named_splits(["austin1", "austin1" + HELD_OUT], {"train": ["austin*"]})
+    assert named == {"austin1": "train", "austin1:reserved": "validation"}
