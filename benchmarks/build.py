@@ -88,8 +88,8 @@ def measure(runs: int) -> tuple[dict[str, list[BuildTime]], list[dict[str, float
         for _ in range(runs):
             for how, times in ours.items():
                 times.append(time_build(how, recipe, env))
-                if times[-1].kept != len(tiles):
-                    raise SystemExit(f"{times[-1].kept} of {len(tiles)} tiles were kept; no figure to compare")
+                if times[-1].accepted != len(tiles):
+                    raise SystemExit(f"{times[-1].accepted} of {len(tiles)} tiles were accepted; no figure to compare")
             if python:
                 theirs.append(time_peer(python, url, tiles[:PEER_TILES], folder))
     return ours, theirs, len(tiles)

@@ -37,8 +37,8 @@ def measure(runs: int, shards: int) -> dict[str, list[BuildTime]]:
         times["flow by itself"].append(time_build("flow", recipe, alone))
     for builds in times.values():
         for build in builds:
-            if (build.kept, build.shards) != (shards * SHARD_TILES, shards):
-                raise SystemExit(f"{build.kept} tiles in {build.shards} shards; expected {shards} of {SHARD_TILES}")
+            if (build.accepted, build.shards) != (shards * SHARD_TILES, shards):
+                raise SystemExit(f"{build.accepted} tiles in {build.shards} shards; expected {shards} of {SHARD_TILES}")
     return times
 
 

@@ -4,7 +4,7 @@
 
 The scene is generated twice: uncompressed in strips that are whole rows, as Inria's, and deflated in 256 px blocks.
 Ours is measured up to four points: windows read; read with their class masks; both stored, as a version's writer does;
-and the whole build of a recipe, which also filters by labels, records every window, keeps what it read, shuffles and
+and the whole build of a recipe, which also filters by labels, records every window, stages what it read, shuffles and
 splits. The published way is LandCover.ai's: image and labels whole in memory, then a JPEG (quality 95)
 and a PNG for each window. torchgeo reads the same windows with their labels and stores nothing; it is installed into a
 virtual environment of its own under the system's temporary folder. Every run is a fresh process, so that peak memory
@@ -32,19 +32,23 @@ from rasterio import Affine
 from rasterio.windows import Window as PixelWindow
 
 from benchmarks import machine
-from benchmarks.timed import take_steps
-from tasks.build.base import open_build
-from tasks.imagery.scenes.folder import folder_scenes
-from tasks.imagery.scenes.source import SceneSource
+from tasks.build import line
+from tasks.build.job import Job
+from tasks.build.runner import OnThreads
+from tasks.imagery.scenes.folder import folder_catalogue
 from tasks.labels.classes import ClassMap
-from tasks.labels.rasters import SceneLabels
-from tasks.recipe.windows import ProvidedLabels, RasterLabels, ScenesImagery, WindowRecipe
+from tasks.labels.protocol import RawLabels
+from tasks.labels.registry import open_labels
+from tasks.recipe.model import Recipe
 from tasks.samples.window import Window
 from tasks.state.ledger import Sample
-from tasks.versions.write import Block, Layout, Pixels, VersionWriter, open_or_create
+from tasks.versions.plan import Block, Row, VersionPlan
+from tasks.versions.schema import Layout
+from tasks.versions.write import Draft, Pixels
 
 WIDTH, HEIGHT, SIDE = 9000, 9500, 512
 CLASSES = 5
+BANDS = ("red", "green", "blue")
 PEER, PEER_VERSION = "torchgeo", "0.8.1"
 KINDS: dict[str, dict[str, Any]] = {
     "striped": {"interleave": "pixel"},
@@ -111,43 +115,38 @@ def write_scene(folder: Path, layout: dict[str, Any]) -> None:
             label_file.write(labels, 1, window=window)
 
 
-def recipe_of(folder: Path) -> WindowRecipe:
+def recipe_of(folder: Path) -> Recipe:
     """The recipe that cuts the scene in ``folder``."""
-    recipe = WindowRecipe.model_validate(
+    recipe = Recipe.model_validate(
         {
             "name": "scene",
             "title": "Scene",
             "imagery": {
                 "source": "scenes",
                 "images": "images/{scene}.tif",
-                "bands": ["red", "green", "blue"],
+                "bands": list(BANDS),
                 "windows": {"size": SIDE, "edge": "drop"},
             },
             "labels": {"source": "rasters", "path": "gt/{scene}.tif"},
             "classes": [{"name": f"class {n}", "value": n, "color": f"#0000{n:02d}"} for n in range(CLASSES)],
         }
     )
-    recipe._folder = folder
-    return recipe
+    return recipe.in_folder(folder)
 
 
 def cut_ours(folder: Path, until: str, threads: int) -> int:
     """Read, label or store every window of the scene in ``folder``; returns how many there are."""
     recipe = recipe_of(folder)
-    imagery, labels_recipe = recipe.imagery, recipe.labels
-    assert isinstance(imagery, ScenesImagery)
-    assert isinstance(labels_recipe, RasterLabels | ProvidedLabels)
-    scenes = folder_scenes(recipe)
-    classes, labels = ClassMap.of(recipe), SceneLabels(scenes, labels_recipe)
-    with SceneSource(scenes, imagery, recipe.splits) as source, ThreadPoolExecutor(threads) as pool:
-        windows = {window.name: window for window in source.windows()}
+    with folder_catalogue(recipe) as catalogue, ThreadPoolExecutor(threads) as pool:
+        windows = {window.name: window for window in catalogue.windows()[0]}
+        classes, labels = ClassMap.of(recipe), open_labels(recipe, catalogue.scenes, folder / "unused")
 
         def image_of(window: Window) -> NDArray[Any]:
-            return source.looks(window)[0].read().image
+            return catalogue.acquisitions(window)[0].read().image
 
         def mask_of(window: Window) -> NDArray[np.uint8]:
-            raw = labels.read(window)
-            assert raw is not None
+            (raw,) = labels.read([window])
+            assert isinstance(raw, RawLabels)
             return classes.apply(raw, window.name)
 
         def pixels_of(sample: Sample) -> Pixels:
@@ -162,44 +161,40 @@ def cut_ours(folder: Path, until: str, threads: int) -> int:
                 work = lambda window: (image_of(window), mask_of(window))  # noqa: E731
             for _ in pool.map(lambda window: work(window) is None, windows.values()):
                 pass
-    labels.close()
+        labels.close()
     return len(windows)
 
 
 def build_ours(folder: Path, threads: int) -> int:
-    """The steps of the flow for the scene in ``folder``; returns how many samples the version has."""
+    """The line of the flow for the scene in ``folder``; returns how many samples the version has."""
     recipe = recipe_of(folder).replaced(splits={"by": "sample"})
-    recipe._folder = folder
-    with open_build(recipe, str(folder / "store")) as run, ThreadPoolExecutor(threads) as pool:
-        return take_steps(run, pool).kept
+    return line.build(Job.of(recipe, str(folder / "store")), OnThreads(threads)).accepted
 
 
 def write_version(
     uri: str,
-    recipe: WindowRecipe,
+    recipe: Recipe,
     windows: dict[str, Window],
     pixels_of: Callable[[Sample], Pixels],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """A version of all windows, written chunk by chunk on the pool's threads."""
+    """A version of all windows, in their order, written chunk by chunk on the pool's threads."""
     layout = Layout(
-        bands=tuple(recipe.imagery.bands),
-        dtype=np.dtype(np.uint8),
+        bands=BANDS,
+        dtype="uint8",
         height=SIDE,
         width=SIDE,
         classes=tuple(entry.name for entry in recipe.classes),
-        georeference=lambda name: windows[name].georeference,
-        unit=lambda name: windows[name].group,
         building=False,
     )
-    samples = [Sample(name, None, "", 0.0, "", 0, "train", (0.0,) * CLASSES) for name in windows]
-    repository = open_or_create(uri)
-    writer = VersionWriter(uri, repository, {"train": samples, "validation": [], "test": []}, layout)
+    samples = [Sample(name, "", "", 0.0, 0, (0.0,) * CLASSES) for name in windows]
+    rows = tuple(Row(one, windows[one.name].group, windows[one.name].georeference) for one in samples)
+    planned = {"train": rows, "validation": (), "test": ()}
+    draft = Draft.begin(uri, VersionPlan(planned, layout, content="", number=1, previous=None, assigned={}, units={}))
     chunk = layout.samples_per_chunk
     blocks = [Block("train", at, tuple(samples[at : at + chunk])) for at in range(0, len(samples), chunk)]
-    for _ in pool.map(lambda block: writer.write(block, pixels_of), blocks):
-        pass
-    writer.commit({"content_hash": "", "recipe_hash": "", "software_version": ""})
+    written = list(pool.map(lambda block: draft.write(block, pixels_of), blocks))
+    draft.commit(written, {"classes": [], "recipe_hash": "", "software_version": ""})
 
 
 def cut_published(folder: Path) -> int:

@@ -31,8 +31,8 @@ from affine import Affine
 
 from benchmarks import machine
 from tasks.geo.georeference import transformer
-from tasks.imagery.stac.source import StacSource, grid_of
-from tasks.recipe.windows import WindowRecipe
+from tasks.imagery.stac.catalogue import StacCatalogue, grid_of
+from tasks.recipe.model import Recipe
 from tasks.samples.window import Window
 
 BANDS = ("blue", "green", "red", "nir")
@@ -85,18 +85,18 @@ def read_all(folder: Path, bands: list[str]) -> list[dict[str, Any]]:
     return items
 
 
-def recipe_over(items: list[dict[str, Any]], catalogue: Path, bands: list[str], step: float) -> WindowRecipe:
+def recipe_over(items: list[dict[str, Any]], path: Path, bands: list[str], step: float) -> Recipe:
     """A recipe whose cells lie over the ground that all items cover."""
     common = shapely.intersection_all([shapely.geometry.shape(item["geometry"]) for item in items])
     west, south, east, north = common.bounds
     inset = 0.05
     width, height = (east - west) * inset, (north - south) * inset
-    return WindowRecipe.model_validate(
+    return Recipe.model_validate(
         {
             "name": "benchmark", "title": "Benchmark",
             "area": {"bbox": [west + width, south + height, east - width, north - height]},
             "imagery": {
-                "source": "stac", "api": str(catalogue), "collection": items[0]["collection"], "bands": bands,
+                "source": "stac", "api": str(path), "collection": items[0]["collection"], "bands": bands,
                 "cells": {"kind": "utm", "size": SIDE, "resolution": step},
             },
             "labels": {"source": "vector", "path": "unused.geojson"},
@@ -108,14 +108,16 @@ def recipe_over(items: list[dict[str, Any]], catalogue: Path, bands: list[str], 
     )  # fmt: skip
 
 
-def measure(source: StacSource, windows: list[Window], items: list[pystac.Item], bands: list[str], runs: int) -> Any:
-    """Windows per second of both, run by run, and whether they saw the same."""
+def measure(
+    catalogue: StacCatalogue, windows: list[Window], items: list[pystac.Item], bands: list[str], runs: int
+) -> Any:
+    """Windows per second of both, run by run."""
     grids = [grid_of(window) for window in windows]
 
     def ours() -> None:
         for window in windows:
-            for look in source.looks(window):
-                look.read()
+            for item in catalogue.acquisitions(window):
+                item.read()
 
     def peer() -> None:
         for grid in grids:
@@ -132,11 +134,11 @@ def measure(source: StacSource, windows: list[Window], items: list[pystac.Item],
     return rates
 
 
-def check_same(source: StacSource, windows: list[Window], items: list[pystac.Item], bands: list[str]) -> None:
+def check_same(catalogue: StacCatalogue, windows: list[Window], items: list[pystac.Item], bands: list[str]) -> None:
     """End the program when one window differs: there would be nothing to compare."""
     for window in windows[:: max(1, len(windows) // 4)]:
         theirs = odc.stac.load(items, bands=bands, geobox=grid_of(window), groupby="id", chunks=None)
-        seen = {look.id: look.read() for look in source.looks(window)}
+        seen = {one.id: one.read() for one in catalogue.acquisitions(window)}
         for i, item in enumerate(items):
             numbers = np.stack([theirs[band].values[i] for band in bands])
             chip = seen[item.id]
@@ -168,13 +170,13 @@ def main() -> None:
         found = read_all(folder, bands)
         if not found:
             raise SystemExit(f"{folder} holds no item")
-        catalogue = Path(root) / "items.json"
-        catalogue.write_text(json.dumps({"type": "FeatureCollection", "features": found}))
+        path = Path(root) / "items.json"
+        path.write_text(json.dumps({"type": "FeatureCollection", "features": found}))
         items = sorted((pystac.Item.from_dict(item) for item in found), key=lambda item: (item.datetime, item.id))
-        with StacSource(recipe_over(found, catalogue, bands, arguments.step), Path(root)) as source:
-            windows = source.windows()[: arguments.windows]
-            check_same(source, windows, items, bands)
-            rates = measure(source, windows, items, bands, arguments.runs)
+        with StacCatalogue(recipe_over(found, path, bands, arguments.step), Path(root)) as catalogue:
+            windows = catalogue.windows()[0][: arguments.windows]
+            check_same(catalogue, windows, items, bands)
+            rates = measure(catalogue, windows, items, bands, arguments.runs)
     ratios = [ours / peer for ours, peer in zip(rates[OURS], rates[PEER], strict=True)]
     versions = machine.versions("odc-stac", "odc-loader", "rasterio", "pystac-client")
     if arguments.json:

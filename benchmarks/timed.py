@@ -65,7 +65,7 @@ class BuildTime:
     loading: float  # imports, before the build
     steps: float
     stages: dict[str, float]
-    kept: int
+    accepted: int
     shards: int
 
     @property
@@ -138,7 +138,7 @@ def main() -> None:
     stages = {stage: max(b for _, b in span) - min(a for a, _ in span) for stage, span in spans.items()}
     steps = spans["commit"][0][1] - spans["plan"][0][0]
     figures = {"total": total, "loading": loading, "steps": steps, "stages": stages}
-    print(json.dumps({**figures, "kept": summary.accepted, "shards": len(spans["select"])}))
+    print(json.dumps({**figures, "accepted": summary.accepted, "shards": len(spans["select"])}))
 
 
 if __name__ == "__main__":

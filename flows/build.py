@@ -38,19 +38,7 @@ def _publish_summary(title: str, store: str, summary: BuildSummary) -> None:
         key="build-splits",
         description=f"{title}: {summary.version} of {store}",
     )
-    create_markdown_artifact(
-        key="build-summary",
-        markdown="\n".join(
-            [
-                f"# {title}: {summary.version}" + ("" if summary.new else " (unchanged)"),
-                "",
-                f"- store `{store}`, snapshot `{summary.snapshot}`",
-                f"- {summary.candidates:,} candidates, {summary.selected:,} passed, {summary.accepted:,} accepted, "
-                f"{summary.absent:,} absent, {summary.failed:,} failed",
-                *(f"- {count:,} rejected: {reason}" for reason, count in summary.rejected.items()),
-                *(f"- {count:,} left out: {reason}" for reason, count in summary.left_out.items()),
-                f"- requests: {summary.requests['imagery']:,} imagery, {summary.requests['labels']:,} labels",
-                f"- {summary.seconds:.1f} s",
-            ]
-        ),
-    )
+    heading = f"# {title}: {summary.version}" + ("" if summary.new else " (unchanged)")
+    facts = [("store", f"`{store}`, snapshot `{summary.snapshot}`"), *summary.rows()]
+    lines = [heading, "", *(f"- {name}: {value}" for name, value in facts)]
+    create_markdown_artifact(key="build-summary", markdown="\n".join(lines))

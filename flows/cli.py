@@ -4,7 +4,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -71,21 +71,9 @@ def build(
 
     load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
     summary = _in_process(lambda: _flow("build")(recipe=recipe, store=store, set=set_))
-    if as_json:
-        # Also under the name that programs know from before.
-        typer.echo(json.dumps({**dataclasses.asdict(summary), "kept": summary.accepted}))
-        return
     state = "new version" if summary.new else "unchanged, still"
-    table = Table(title=f"{state} {summary.version} ({summary.snapshot})", show_header=False, title_justify="left")
-    for name in ("candidates", "selected", "accepted", "absent", "failed"):
-        table.add_row(name, f"{getattr(summary, name):,}")
-    for what, counts in (("rejected", summary.rejected), ("left out", summary.left_out)):
-        for reason, count in counts.items():
-            table.add_row(f"{what}: {reason}", f"{count:,}")
-    table.add_row("splits", ", ".join(f"{split} {count:,}" for split, count in summary.splits.items()))
-    table.add_row("requests", ", ".join(f"{what} {count:,}" for what, count in summary.requests.items()))
-    table.add_row("seconds", f"{summary.seconds:.1f}")
-    Console().print(table)
+    values = {**dataclasses.asdict(summary), "kept": summary.accepted}  # also under the name that programs know
+    _tell(as_json, values, f"{state} {summary.version} ({summary.snapshot})", summary.rows())
 
 
 @app.command()
@@ -99,13 +87,7 @@ def plan(
     from flows.plan import plan_build
 
     outcome = plan_build(recipe, store, set_ or [])
-    if as_json:
-        typer.echo(json.dumps(outcome.as_dict()))
-        return
-    table = Table(title=outcome.title, show_header=False, title_justify="left")
-    for name, value in outcome.rows():
-        table.add_row(name, value)
-    Console().print(table)
+    _tell(as_json, outcome.as_dict(), outcome.title, outcome.rows())
 
 
 @app.command()
@@ -164,15 +146,11 @@ def export(
             split or SPLITS,
             lambda done, total: bars.update(bar, completed=done, total=total),
         )
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(summary)))
-        return
-    table = Table(title=f"{summary.version} exported to {summary.out}", show_header=False, title_justify="left")
-    table.add_row("samples", ", ".join(f"{name} {count:,}" for name, count in summary.splits.items()))
-    table.add_row("files", f"{summary.files:,}")
+    samples = ", ".join(f"{name} {count:,}" for name, count in summary.splits.items())
+    rows = [("samples", samples), ("files", f"{summary.files:,}")]
     if format_ is ExportFormat.GEOTIFF:
-        table.add_row("georeferenced", f"{summary.georeferenced:,}")
-    Console().print(table)
+        rows.append(("georeferenced", f"{summary.georeferenced:,}"))
+    _tell(as_json, dataclasses.asdict(summary), f"{summary.version} exported to {summary.out}", rows)
 
 
 @app.command()
@@ -186,13 +164,12 @@ def train(
 ) -> None:
     """Train a model on a version and register it, in this process."""
     result = _in_process(lambda: _flow("train")(store=reference, config=config, set=set_))
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(result), default=str))
-        return
-    table = Table(title=f"{result.model_name} version {result.model_version}", show_header=False, title_justify="left")
-    for name, value in dataclasses.asdict(result).items():
-        table.add_row(name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    values = dataclasses.asdict(result)
+    rows = [
+        (name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
+        for name, value in values.items()
+    ]
+    _tell(as_json, values, f"{result.model_name} version {result.model_version}", rows)
 
 
 @app.command()
@@ -228,6 +205,17 @@ def sandbox(
     from infra.sandbox.services.server import serve
 
     serve(host, port, seed=seed, faults=faults, latency=latency)
+
+
+def _tell(as_json: bool, values: dict[str, Any], title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """The end of a command: a JSON object for programs, or a table for people."""
+    if as_json:
+        typer.echo(json.dumps(values, default=str))
+        return
+    table = Table(title=title, show_header=False, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _flow(name: str) -> Callable[..., Any]:

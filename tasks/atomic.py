@@ -38,7 +38,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_bytes(path: str, data: bytes | memoryview, temporary: str) -> None:
+def write_bytes(path: str, data: bytes, temporary: str) -> None:
     """Write ``path`` under the name ``temporary``, which is in the same folder, with as few system calls as it takes.
 
     Each lets go of the interpreter, and getting it back costs. What a killed process leaves is the caller's to remove.
@@ -62,7 +62,7 @@ def disk_error(path: str | Path, error: OSError) -> DiskError:
     )
 
 
-def _write(path: str, data: bytes | memoryview) -> None:
+def _write(path: str, data: bytes) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         rest = memoryview(data)

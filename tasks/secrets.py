@@ -24,8 +24,7 @@ def find_secret(env: str, block: str) -> str | None:
 
     The block is only looked up when a Prefect API is configured: a lookup must not start a server.
     """
-    value = os.environ.get(env, "").strip()
-    if value:
+    if value := os.environ.get(env, "").strip():
         return value
     if not os.environ.get("PREFECT_API_URL"):
         from prefect.settings import PREFECT_API_URL

@@ -36,6 +36,13 @@ def pytest_configure(config: pytest.Config) -> None:
     }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several processes share the tests module by module; those with a Prefect server all go to the same one."""
+    for item in items if config.pluginmanager.hasplugin("xdist") else ():
+        server = "prefect_server" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("prefect" if server else item.location[0]))
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No token, no setting of the person who runs the tests, and a home folder and caches of the tests' own."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
@@ -40,6 +40,23 @@ class BuildSummary:
     splits: dict[str, int]
     requests: dict[str, int]
     seconds: float
+
+    def rows(self) -> list[tuple[str, str]]:
+        """For people, from candidates to seconds."""
+        counted = {name: getattr(self, name) for name in ("candidates", "selected", "accepted", "absent", "failed")}
+        counted |= {f"rejected: {reason}": count for reason, count in self.rejected.items()}
+        counted |= {f"left out: {reason}": count for reason, count in self.left_out.items()}
+        return [
+            *((name, f"{count:,}") for name, count in counted.items()),
+            ("splits", _listed(self.splits)),
+            ("requests", _listed(self.requests)),
+            ("seconds", f"{self.seconds:.1f}"),
+        ]
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """Counts by name, in a line."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def commit(

@@ -18,7 +18,7 @@ from tasks.errors import StoreError
 from tasks.imagery.protocol import Price
 from tasks.labels.footprints import LabelReport
 from tasks.samples.window import Candidates
-from tasks.versions.read import list_versions, open_repository, open_version, store_exists
+from tasks.versions.read import find_repository, list_versions, open_version
 from tasks.versions.write import heal_tags
 from tasks.views.funnel import Funnel, describe_funnel
 
@@ -88,8 +88,8 @@ def _claim(job: Job) -> None:
     with tools_of(job).ledger() as ledger:
         state = ledger.run_state()
         theirs = state.identity
-        if store_exists(job.store):
-            repository = open_repository(job.store)
+        repository = find_repository(job.store)
+        if repository is not None:
             heal_tags(repository)
             if list_versions(repository):
                 theirs = open_version(job.store).attributes.get("identity", {})

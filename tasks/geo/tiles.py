@@ -5,9 +5,10 @@ A tile is named z/x/y with y growing southwards, as OSM's slippy map does. Every
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import mercantile
 import numpy as np
 import pyproj
 from numpy.typing import NDArray
@@ -66,9 +67,7 @@ def tile_bounds(tile: Tile) -> tuple[float, float, float, float]:
 
 def lonlat_bounds(tile: Tile) -> tuple[float, float, float, float]:
     """(west, south, east, north) of a tile in degrees (EPSG:4326)."""
-    size = 1 << tile.z
-    west, east = tile.x / size * 360 - 180, (tile.x + 1) / size * 360 - 180
-    south, north = (math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * row / size)))) for row in (tile.y + 1, tile.y))
+    west, south, east, north = mercantile.bounds(tile.x, tile.y, tile.z)
     return west, south, east, north
 
 
@@ -89,11 +88,7 @@ def _to_mercator() -> pyproj.Transformer:
 
 def quadkey(tile: Tile) -> str:
     """The tile's quadkey, as Bing-style ``{q}`` URLs take it."""
-    digits = []
-    for level in range(tile.z, 0, -1):
-        bit = 1 << (level - 1)
-        digits.append(str((1 if tile.x & bit else 0) + (2 if tile.y & bit else 0)))
-    return "".join(digits)
+    return str(mercantile.quadkey(tile.x, tile.y, tile.z))
 
 
 def grouped(tiles: Iterable[Tile], capacity: int = SHARD_TILES) -> list[tuple[Tile, tuple[Tile, ...]]]:
@@ -102,29 +97,18 @@ def grouped(tiles: Iterable[Tile], capacity: int = SHARD_TILES) -> list[tuple[Ti
     A quadtree: a parent with too many tiles is split into its four children. Groups come in quadkey
     order with their tiles sorted, so the result does not depend on the order of ``tiles``.
     """
-    found: list[tuple[Tile, tuple[Tile, ...]]] = []
-    stack: list[tuple[Tile, Sequence[Tile]]] = [(Tile(0, 0, 0), sorted(set(tiles)))]
-    while stack:
-        parent, inside = stack.pop()
-        if not inside:
-            continue
-        if len(inside) <= capacity or parent.z == inside[0].z:
-            found.append((_smallest_parent(inside), tuple(inside)))
-            continue
-        zoom = parent.z + 1
+    return list(_cut(sorted(set(tiles)), 0, capacity))
+
+
+def _cut(tiles: Sequence[Tile], zoom: int, capacity: int) -> Iterator[tuple[Tile, tuple[Tile, ...]]]:
+    """The groups of tiles that lie in one of ``zoom``, each with the deepest tile that holds it."""
+    if len(tiles) > capacity:
         children: dict[Tile, list[Tile]] = {}
-        for tile in inside:
-            children.setdefault(tile.parent(zoom), []).append(tile)
-        order = sorted(children, key=lambda child: (child.y, child.x), reverse=True)
-        stack.extend((child, children[child]) for child in order)
-    return found
-
-
-def _smallest_parent(tiles: Sequence[Tile]) -> Tile:
-    """The deepest tile that holds all of ``tiles``."""
-    low, high = tiles[0], tiles[0]
-    for tile in tiles:
-        low = Tile(low.z, min(low.x, tile.x), min(low.y, tile.y))
-        high = Tile(high.z, max(high.x, tile.x), max(high.y, tile.y))
-    shift = max((low.x ^ high.x).bit_length(), (low.y ^ high.y).bit_length())
-    return low.parent(low.z - shift)
+        for tile in tiles:
+            children.setdefault(tile.parent(zoom + 1), []).append(tile)
+        for child in sorted(children, key=lambda child: (child.y, child.x)):
+            yield from _cut(children[child], zoom + 1, capacity)
+    elif tiles:
+        columns, rows = [tile.x for tile in tiles], [tile.y for tile in tiles]
+        spread = (min(columns) ^ max(columns)) | (min(rows) ^ max(rows))
+        yield tiles[0].parent(tiles[0].z - spread.bit_length()), tuple(tiles)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import AreaError
 from tasks.geo.georeference import projection_from_lonlat, transformer
+from tasks.geo.quadtree import Squares, squares_in
 
 SOUTH_END, NORTH_END = -80.0, 84.0  # latitudes where UTM ends
 MAX_SIDE = 100_000.0  # metres; a larger cell would not fit into a zone at high latitudes
@@ -58,18 +59,17 @@ def cells_over(shape: Any, side: float, cap: int, over_cap: str) -> list[UtmCell
         metres = shapely.transform(shapely.segmentize(shapely.intersection(shape, strip), _STEP), to_metres(epsg))
         if metres.area <= 0:
             continue
-        left = cap - len(found)
-        columns, rows = _meeting(metres, side, left, over_cap)
-        boxes = _boxes(columns, rows, side)
+        cells = _meeting(metres, side, cap - len(found), over_cap)
+        boxes = _boxes(cells, side)
         free = _free_of(near_border, boxes, epsg)
-        columns, rows, boxes = columns[free], rows[free], boxes[free]
+        cells, boxes = cells[:, free], boxes[free]
         # A cell of the next zone reaches over the border by less than its diagonal.
         inner = shapely.transform(shapely.segmentize(strip, _STEP), to_metres(epsg)).buffer(-1.5 * side)
         shapely.prepare(inner)
         across = boxes[~shapely.contains(inner, boxes)]
         near_border += list(shapely.transform(shapely.segmentize(across, side / 16), to_degrees(epsg)))
-        order = np.argsort(_interleaved(columns, rows), kind="stable")
-        found += [UtmCell(epsg, int(columns[i]), int(rows[i])) for i in order]
+        order = np.argsort(_interleaved(*cells), kind="stable")
+        found += [UtmCell(epsg, column, row) for column, row in cells[:, order].T.tolist()]
     return found
 
 
@@ -90,37 +90,16 @@ def _strips(shape: Any) -> list[tuple[int, Any]]:
     return strips
 
 
-def _meeting(metres: Any, side: float, cap: int, over_cap: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Columns and rows of the cells that share surface with a shape in metres, by descending a quadtree."""
-    least = math.ceil(metres.area / side**2)
-    if least > cap:
-        raise AreaError(over_cap.format(count=f"{least:,}"))
-    shapely.prepare(metres)
+def _meeting(metres: Any, side: float, cap: int, over_cap: str) -> Squares:
+    """The cells that share surface with a shape in metres, by descending a quadtree."""
     west, south, east, north = metres.bounds
     top = max(0, math.ceil(math.log2(max(east - west, north - south) / side)))
     block = side * (1 << top)
     first, last = np.floor([west / block, south / block]), np.floor([east / block, north / block])
     grid = np.meshgrid(np.arange(first[0], last[0] + 1), np.arange(first[1], last[1] + 1))
-    x, y = (axis.ravel().astype(np.int64) for axis in grid)
-    whole: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []
-    count = 0
-    for level in range(top, -1, -1):
-        boxes = _boxes(x, y, side * (1 << level))
-        meets = shapely.intersects(metres, boxes) & ~shapely.touches(metres, boxes)
-        inside = shapely.contains(metres, boxes) if level else meets
-        whole.append((level, x[inside], y[inside]))
-        open_x, open_y = x[meets & ~inside], y[meets & ~inside]
-        count += int(inside.sum()) << (2 * level)
-        if count + len(open_x) > cap:  # every open block holds one cell at least
-            raise AreaError(over_cap.format(count=f"{max(least, count + len(open_x)):,}"))
-        x = (2 * open_x[:, None] + np.array([0, 1, 0, 1])).ravel()
-        y = (2 * open_y[:, None] + np.array([0, 0, 1, 1])).ravel()
-    columns, rows = [], []
-    for level, x, y in whole:
-        span = np.arange(1 << level)
-        columns.append(((x[:, None, None] << level) + span[None, None, :] + 0 * span[None, :, None]).ravel())
-        rows.append(((y[:, None, None] << level) + span[None, :, None] + 0 * span[None, None, :]).ravel())
-    return np.concatenate(columns), np.concatenate(rows)
+    blocks = np.stack([axis.ravel() for axis in grid]).astype(np.int64)
+    least = math.ceil(metres.area / side**2)
+    return squares_in(metres, lambda level, at: _boxes(at, side * (1 << level)), blocks, top, cap, over_cap, least)
 
 
 def _free_of(taken: list[Any], boxes: NDArray[np.object_], epsg: int) -> NDArray[np.bool_]:
@@ -137,7 +116,8 @@ def _free_of(taken: list[Any], boxes: NDArray[np.object_], epsg: int) -> NDArray
     return free
 
 
-def _boxes(x: NDArray[np.int64], y: NDArray[np.int64], side: float) -> NDArray[np.object_]:
+def _boxes(cells: Squares, side: float) -> NDArray[np.object_]:
+    x, y = cells
     boxes: NDArray[np.object_] = shapely.box(x * side, y * side, (x + 1) * side, (y + 1) * side)
     return boxes
 

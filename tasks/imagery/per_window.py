@@ -1,6 +1,5 @@
 """From a catalogue of acquisitions to a source: window by window the items are selected, read and staged."""
 
-import functools
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
@@ -30,8 +29,7 @@ class PerWindow:
 
     def __init__(self, recipe: Recipe, catalogue: Catalogue) -> None:
         """Owns the catalogue: it is closed with this."""
-        if not isinstance(recipe.imagery, BandImagery):
-            raise TypeError("a slippy map has no acquisitions")
+        assert isinstance(recipe.imagery, BandImagery)
         self.bands = catalogue.bands
         self._recipe, self._imagery, self._catalogue = recipe, recipe.imagery, catalogue
 
@@ -44,14 +42,9 @@ class PerWindow:
     def key(self) -> str:
         """Changes when a staged image would not be what is asked for now."""
         # How hard to try, and whose it is, changes no image.
-        manner = {"attempts", "timeout", "connections", "attribution", "licence"}
-        recipe = self._recipe
-        said = (
-            self._imagery.model_dump_json(exclude=manner),
-            recipe.clouds.model_dump_json(),
-            str(recipe.filter.max_nodata_fraction),
-        )
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+        said = self._imagery.model_dump_json(exclude={"attempts", "timeout", "connections", "attribution", "licence"})
+        said += f"\n{self._recipe.clouds.model_dump_json()}\n{self._recipe.filter.max_nodata_fraction}"
+        return hashlib.sha256(said.encode()).hexdigest()
 
     def check(self) -> None:
         """Nothing: whether a catalogue can be asked shows when its windows are listed."""
@@ -80,10 +73,11 @@ class PerWindow:
     def fetch(self, shard: Shard, staging: Staging, record: Record) -> None:
         """Read a shard's windows, several at once where they are read from another machine, and stage them."""
         threads = self._imagery.connections if self._catalogue.remote else 1
-        take = functools.partial(self._take, staging)
         with ThreadPoolExecutor(threads, "windows") as pool:
             for first in range(0, len(shard.windows), RECORDED_AT_ONCE):
-                futures = [pool.submit(take, one) for one in shard.windows[first : first + RECORDED_AT_ONCE]]
+                futures = [
+                    pool.submit(self._take, staging, one) for one in shard.windows[first : first + RECORDED_AT_ONCE]
+                ]
                 wait(futures)
                 # Also when the source fails as a whole, which the line after it tells.
                 record([future.result() for future in futures if future.exception() is None])
@@ -92,25 +86,21 @@ class PerWindow:
 
     def _take(self, staging: Staging, window: Window) -> Fetched:
         """Select, read and stage one window. Raises SourceError, CredentialError, DiskError."""
-        now = int(time.time())
+        outcome = Fetched(window.name, Image.FAILED, attempts=1, fetched_at=int(time.time()))
         try:
             items = self._catalogue.acquisitions(window)
             found = select(items, self._imagery.dates, self._recipe.clouds, window.rank)
         except WindowReadError as error:
-            return Fetched(window.name, Image.FAILED, str(error), attempts=1, fetched_at=now)
+            return replace(outcome, reason=str(error))
         if isinstance(found, Refusal):
-            return Fetched(
-                window.name, found.image, found.reason, 1, cloud_fraction=found.cloud_fraction, fetched_at=now
-            )
-        inside = ~found.padded if found.padded is not None else np.ones_like(found.nodata)
-        nodata = float(np.count_nonzero(found.nodata & inside)) / max(1, int(np.count_nonzero(inside)))
-        outcome = Fetched(
-            window.name,
-            Image.REJECTED,
-            NODATA,
-            attempts=1,
+            return replace(outcome, image=found.image, reason=found.reason, cloud_fraction=found.cloud_fraction)
+        padded = np.zeros_like(found.nodata) if found.padded is None else found.padded
+        nodata = float(np.count_nonzero(found.nodata & ~padded)) / max(1, int(np.count_nonzero(~padded)))
+        outcome = replace(
+            outcome,
+            image=Image.REJECTED,
+            reason=NODATA,
             nodata_fraction=nodata,
-            fetched_at=now,
             cloud_fraction=found.cloud_fraction,
             acquired_at=found.acquired_at,
             origin=found.origin,
@@ -118,8 +108,8 @@ class PerWindow:
         )
         if nodata > self._recipe.filter.max_nodata_fraction:
             return outcome
-        hidden = found.nodata if found.padded is None else found.nodata | found.padded
-        size, sha256 = staging.write_array(window.name, Staged(found.image, hidden, found.cloud_mask))
+        staged = Staged(found.image, found.nodata | padded, found.cloud_mask)
+        size, sha256 = staging.write_array(window.name, staged)
         return replace(outcome, image=Image.STAGED, reason="", bytes=size, sha256=sha256)
 
     def fingerprints(self) -> Mapping[str, str]:

@@ -15,6 +15,7 @@ from tasks.samples.window import Candidates, Shard, Window
 from tasks.state.ledger import Fetched
 from tasks.state.staging import ImageShape, Staging
 
+IMAGE_TYPES = ("uint8", "uint16", "int16", "float32")  # of images; all others become one of these
 Record = Callable[[Sequence[Fetched]], None]  # takes a batch of outcomes, in the caller's thread
 
 
@@ -28,8 +29,8 @@ class Price:
     seconds: float | None = None  # None where nobody can say
 
 
-class Source(Protocol):
-    """Imagery. Making one does no I/O but to look up tokens; any thread may ask it.
+class Imagery(Protocol):
+    """What sources and catalogues both owe. Making one does no I/O but to look up tokens; any thread may ask it.
 
     One process opens one, and closes it.
     """
@@ -37,34 +38,37 @@ class Source(Protocol):
     @property
     def bands(self) -> tuple[str, ...]:
         """Names of the bands of every image."""
-        ...
 
     @property
     def requests(self) -> int:
         """Sent over HTTP so far, as far as they can be counted."""
-        ...
+
+    def scenes(self) -> Sequence[Scene]:
+        """The scenes that windows are cut from, with their label rasters; none where samples are cells."""
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """A text for each scene that changes with its image files on this machine; empty where there are none."""
+
+    def close(self) -> None:
+        """Let files and connections go."""
+
+
+class Source(Imagery, Protocol):
+    """Windows, and their images."""
 
     @property
     def key(self) -> str:
         """Changes when a staged image would not be what is asked for now; "" where it never does."""
-        ...
 
     @property
     def shape(self) -> ImageShape | None:
         """Of every image; None where each tells its own."""
-        ...
 
     def check(self) -> None:
-        """See that imagery may and can be asked for, without asking. Raises TermsError, CredentialError, RecipeError."""
-        ...
+        """See that imagery may be asked for, without asking. Raises TermsError, CredentialError, RecipeError."""
 
     def candidates(self) -> Candidates:
         """Every window, cut into shards of neighbours. Raises SourceError, AreaError."""
-        ...
-
-    def scenes(self) -> Sequence[Scene]:
-        """The scenes that windows are cut from, with their label rasters; none where samples are cells."""
-        ...
 
     def fetch(self, shard: Shard, staging: Staging, record: Record) -> None:
         """Ask for the images of a shard and stage them.
@@ -72,23 +76,12 @@ class Source(Protocol):
         ``record`` gets every outcome exactly once, in batches, also when this raises: SourceError or CredentialError
         when the source would refuse every window alike, DiskError.
         """
-        ...
-
-    def fingerprints(self) -> Mapping[str, str]:
-        """A text for each scene that changes with its image files on this machine; empty where there are none."""
-        ...
 
     def price(self, pending: Sequence[Window], staged: int, mean_bytes: float | None) -> Price:
         """What asking for ``pending`` would take, where ``staged`` are there already, of ``mean_bytes`` each."""
-        ...
 
     def terms(self) -> Mapping[str, str] | None:
         """How the user accepted the source's terms; None where there are none to accept. Raises TermsError."""
-        ...
-
-    def close(self) -> None:
-        """Let files and connections go."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +94,13 @@ class Chip:
     padded: NDArray[np.bool_] | None = None  # (y, x): True where the inside of the scene is mirrored; no nodata there
 
 
+def in_image_type(values: NDArray[Any]) -> NDArray[Any]:
+    """``values`` in a type that images have; as they are where theirs is one."""
+    if values.dtype.name in IMAGE_TYPES:
+        return values
+    return values.astype(np.int16 if values.dtype == np.int8 else np.float32)
+
+
 class Acquisition(Protocol):
     """One window in one item. Nothing is read before it is asked for; any thread may ask."""
 
@@ -109,44 +109,26 @@ class Acquisition(Protocol):
 
     def read(self) -> Chip:
         """The recipe's bands. Raises WindowReadError, SourceError, CredentialError."""
-        ...
 
     def layer(self, name: str) -> NDArray[Any] | None:
         """A layer about the pixels on the window's own grid (y, x), by nearest neighbour; None when there is none.
 
         name: ``cloudmask``, ``CLD`` or ``SCL``. Raises as :meth:`read`.
         """
-        ...
 
 
-class Catalogue(Protocol):
-    """Acquisitions of windows. Making one does no I/O; any thread may ask it."""
-
-    @property
-    def bands(self) -> tuple[str, ...]:
-        """Names of the bands of every image."""
-        ...
-
-    @property
-    def requests(self) -> int:
-        """Sent over HTTP so far."""
-        ...
+class Catalogue(Imagery, Protocol):
+    """Acquisitions of windows."""
 
     @property
     def remote(self) -> bool:
         """Whether windows are read from another machine, so that most of the time is waiting."""
-        ...
 
     def windows(self) -> tuple[list[Window], dict[str, int]]:
         """Every window, neighbours together, and what has none that could have had one, counted by why.
 
         Raises SourceError, AreaError.
         """
-        ...
-
-    def scenes(self) -> Sequence[Scene]:
-        """The scenes that windows are cut from; none where they are cells."""
-        ...
 
     def acquisitions(self, window: Window) -> Sequence[Acquisition]:
         """All of a window, best guess first (least cloudy by its metadata, else oldest first).
@@ -154,12 +136,3 @@ class Catalogue(Protocol):
         A window with ``item`` has that one only. Empty when nothing covers the window. Raises as
         :meth:`Acquisition.read`.
         """
-        ...
-
-    def fingerprints(self) -> Mapping[str, str]:
-        """As :meth:`Source.fingerprints`."""
-        ...
-
-    def close(self) -> None:
-        """Let files and connections go."""
-        ...

@@ -1,6 +1,6 @@
 """Choosing what a sample shows: of all items over a window, the one (or the composite) that the recipe asks for."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,17 +17,13 @@ UNCOVERED = "no item covers it"
 
 
 @dataclass(frozen=True, eq=False)
-class Selected:
+class Selected(Chip):
     """The pixels of a sample."""
 
-    image: NDArray[Any]  # (band, y, x), of the items' dtype
-    nodata: NDArray[np.bool_]  # (y, x)
-    cloud_mask: NDArray[np.bool_] | None  # (y, x); with on_cloud: mask always there, otherwise never
-    cloud_fraction: float | None  # of all pixels of the window; None where no layer tells
-    origin: str  # the item's id, or "median of 5: first..last"
-    acquired_at: int | None  # Unix seconds; None for a median
-    padded: NDArray[np.bool_] | None = None  # (y, x): as in the items' chips
-    note: str = ""
+    cloud_mask: NDArray[np.bool_] | None = None  # (y, x); with on_cloud: mask always there, otherwise never
+    cloud_fraction: float | None = None  # of all pixels of the window; None where no layer tells
+    origin: str = ""  # the item's id, or "median of 5: first..last"
+    acquired_at: int | None = None  # Unix seconds; None for a median
 
 
 @dataclass(frozen=True)
@@ -71,17 +67,17 @@ class _Candidate(NamedTuple):
     item: Acquisition
     mask: NDArray[np.bool_] | None  # of clouds
     fraction: float | None
+    refused: bool
 
 
 def _measured(item: Acquisition, clouds: Clouds) -> _Candidate:
     mask = cloud_mask(item, clouds)
-    return _Candidate(item, mask, None if mask is None else fraction(mask))
+    clouded = None if mask is None else fraction(mask)
+    return _Candidate(item, mask, clouded, _refused(clouded, clouds))
 
 
 def _refused(clouded: float | None, clouds: Clouds) -> bool:
-    if clouded is None:
-        return False
-    return clouded == 1.0 if clouds.on_cloud == "mask" else clouded > clouds.max_fraction
+    return clouded is not None and (clouded == 1.0 if clouds.on_cloud == "mask" else clouded > clouds.max_fraction)
 
 
 def _age(item: Acquisition) -> float:
@@ -91,31 +87,26 @@ def _age(item: Acquisition) -> float:
 def _least_cloudy_first(items: Sequence[Acquisition], clouds: Clouds, rank: int) -> list[_Candidate]:
     """As many items as must be known to name the ``rank``-th least cloudy, in that order."""
     found: list[_Candidate] = []
-    cloudless = 0
     for item in items:
         found.append(_measured(item, clouds))
-        cloudless += found[-1].fraction == 0.0
-        if cloudless > rank:
+        if sum(one.fraction == 0.0 for one in found) > rank:
             break
-
-    def order(candidate: _Candidate) -> tuple[int, float]:
-        if candidate.fraction is None:
-            return 1, 0.0
-        return 2 if _refused(candidate.fraction, clouds) else 0, candidate.fraction
-
-    return sorted(found, key=order)
+    return sorted(found, key=lambda one: (1 if one.fraction is None else 2 * one.refused, one.fraction or 0.0))
 
 
 def _first_accepted(candidates: Iterable[_Candidate], clouds: Clouds, rank: int) -> Selected | Refusal:
     """The ``rank``-th of the candidates that count."""
     counted, passed_over = 0, []
-    for candidate, chip in _covering(candidates):
-        refused = _refused(candidate.fraction, clouds)
-        if refused and candidate.fraction is not None and clouds.on_cloud == "next-date":
+    for candidate in candidates:
+        # What no cloud layer tells of is read to see whether it covers the window.
+        chip = candidate.item.read() if candidate.mask is None else None
+        if chip is not None and not _has_data(chip):
+            continue
+        if candidate.refused and candidate.fraction is not None and clouds.on_cloud == "next-date":
             passed_over.append(candidate.fraction)
         elif counted < rank:
             counted += 1
-        elif refused:
+        elif candidate.refused:
             return Refusal(Image.REJECTED, CLOUDS, candidate.fraction)
         else:
             return _selected(candidate, chip or candidate.item.read(), clouds)
@@ -124,14 +115,6 @@ def _first_accepted(candidates: Iterable[_Candidate], clouds: Clouds, rank: int)
     if counted:
         return Refusal(Image.ABSENT, f"only {counted} acquisition{'s' if counted > 1 else ''}")
     return Refusal(Image.ABSENT, UNCOVERED)
-
-
-def _covering(candidates: Iterable[_Candidate]) -> Iterator[tuple[_Candidate, Chip | None]]:
-    """The candidates that may have data, each with its pixels where they had to be read to know it."""
-    for candidate in candidates:
-        chip = candidate.item.read() if candidate.mask is None else None
-        if chip is None or _has_data(chip):
-            yield candidate, chip
 
 
 def _has_data(chip: Chip) -> bool:
@@ -143,7 +126,7 @@ def _selected(candidate: _Candidate, chip: Chip, clouds: Clouds) -> Selected:
     if clouds.on_cloud == "mask":
         mask = np.zeros_like(chip.nodata) if candidate.mask is None else candidate.mask
     return Selected(
-        chip.image, chip.nodata, mask, candidate.fraction, item.id, item.acquired_at, chip.padded, chip.note
+        chip.image, chip.nodata, chip.note, chip.padded, mask, candidate.fraction, item.id, item.acquired_at
     )
 
 
@@ -171,17 +154,10 @@ def _median(items: Sequence[Acquisition], clouds: Clouds) -> Selected | Refusal:
     if _refused(unseen, clouds):
         return Refusal(Image.REJECTED, CLOUDS, unseen)
     by_date = sorted((item for item, _, _ in used), key=_age, reverse=True)
-    names = by_date[0].id if len(used) == 1 else f"{by_date[0].id}..{by_date[-1].id}"
-    return Selected(
-        image,
-        ~seen,
-        ~seen if clouds.on_cloud == "mask" else None,
-        unseen,
-        f"median of {len(used)}: {names}",
-        None,
-        used[0][1].padded,
-        "; ".join(dict.fromkeys(chip.note for _, chip, _ in used if chip.note)),
-    )
+    names = f"{by_date[0].id}..{by_date[-1].id}" if len(used) > 1 else by_date[0].id
+    note = "; ".join(dict.fromkeys(chip.note for _, chip, _ in used if chip.note))
+    mask = ~seen if clouds.on_cloud == "mask" else None
+    return Selected(image, ~seen, note, used[0][1].padded, mask, unseen, f"median of {len(used)}: {names}")
 
 
 def clear_median(
@@ -203,12 +179,11 @@ def clear_median(
         values[~valid] = np.inf
         values.sort(axis=0)
         count = valid.sum(axis=0)
-        low, high = (
-            np.take_along_axis(values, middle[np.newaxis], axis=0)[0].astype(np.float64)
-            for middle in (np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(images) - 1))
-        )
         seen &= count > 0
-        middle = np.where(count > 0, low, 0.0) / 2 + np.where(count > 0, high, 0.0) / 2
+        values[0, count == 0] = 0.0
+        both = np.stack((np.maximum(count - 1, 0) // 2, count // 2))  # where the middle two stand
+        low, high = np.take_along_axis(values, both, axis=0).astype(np.float64)
+        middle = low / 2 + high / 2
         result[band] = middle if np.issubdtype(dtype, np.floating) else np.rint(middle)
     result[:, ~seen] = 0
     return result, seen

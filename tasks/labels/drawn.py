@@ -1,5 +1,6 @@
 """Footprints drawn over windows: the same sources, cleaning and drawing for tiles, cells and scenes, in their grids."""
 
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -7,13 +8,12 @@ from pathlib import Path
 
 import mercantile
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks.errors import LabelError
 from tasks.geo.georeference import Georeference, lonlat_of, tile_at
 from tasks.geo.tiles import MAX_LATITUDE, Tile
 from tasks.labels.footprints import LabelReport, read_footprints, read_report, write_footprints
-from tasks.labels.protocol import FootprintSource, RawLabels
+from tasks.labels.protocol import FootprintSource, RawLabels, rim
 from tasks.labels.rasterize import FootprintIndex
 from tasks.samples.window import Window
 
@@ -36,8 +36,7 @@ class FootprintLabels:
             return replace(read_report(self._file), requests=0)
         footprints = self._source.fetch(tiles_of(windows), work)
         write_footprints(self._file, footprints)
-        with self._lock:
-            self._indexes.clear()
+        self.close()
         return footprints.report
 
     def read(self, windows: Sequence[Window]) -> Iterator[RawLabels]:
@@ -47,26 +46,18 @@ class FootprintLabels:
         """
         for crs, images in _batches(windows):
             for mask in self._index(crs).draw(images):
-                yield RawLabels(mask, self._rim(mask))
+                yield RawLabels(mask, rim(mask.shape, self._padding) if self._padding else None)
 
     def close(self) -> None:
         """Let the footprints go."""
         with self._lock:
             self._indexes.clear()
 
-    def _rim(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-        if not self._padding:
-            return None
-        rim = np.ones_like(mask)
-        rim[self._padding : -self._padding, self._padding : -self._padding] = False
-        return rim
-
     def _index(self, crs: str) -> FootprintIndex:
         with self._lock:
-            found = self._indexes.get(crs)
-            if found is None:
-                found = self._indexes[crs] = FootprintIndex(read_footprints(self._file).geometry, crs)
-            return found
+            if crs not in self._indexes:
+                self._indexes[crs] = FootprintIndex(read_footprints(self._file).geometry, crs)
+            return self._indexes[crs]
 
 
 def tiles_of(windows: Sequence[Window]) -> list[Tile]:
@@ -87,17 +78,12 @@ def tiles_of(windows: Sequence[Window]) -> list[Tile]:
 
 
 def _batches(windows: Sequence[Window]) -> Iterator[tuple[str, list[tuple[Georeference, int, int]]]]:
-    """Runs of windows of one CRS as (georeference, width, height), of at most BATCH_PIXELS where there are several."""
-    crs, batch, pixels = "", list[tuple[Georeference, int, int]](), 0
-    for window in windows:
-        lies, size = _place(window), window.width * window.height
-        if batch and (lies.crs != crs or pixels + size > BATCH_PIXELS):
-            yield crs, batch
-            batch, pixels = [], 0
-        crs, pixels = lies.crs, pixels + size
-        batch.append((lies, window.width, window.height))
-    if batch:
-        yield crs, batch
+    """Runs of windows of one CRS as (georeference, width, height), each of about BATCH_PIXELS at most."""
+    images = [(_place(window), window.width, window.height) for window in windows]
+    ends = itertools.accumulate(width * height for _, width, height in images)
+    numbered = [((image[0].crs, (end - 1) // BATCH_PIXELS), image) for image, end in zip(images, ends, strict=True)]
+    for (crs, _), run in itertools.groupby(numbered, lambda one: one[0]):
+        yield crs, [image for _, image in run]
 
 
 def _lonlat(window: Window) -> tuple[float, float, float, float]:

@@ -7,8 +7,9 @@ column, sorted along a Hilbert curve, the :class:`LabelReport` as JSON in the sc
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +25,21 @@ REPORT_KEY = b"tilewright"
 ROW_GROUP = 65_536
 HASH_DECIMALS = 9  # degrees: a tenth of a millimetre, under which machines may differ after a reprojection
 OUTLINE = "outline of a multipolygon"
+_SIDES = ("xmin", "ymin", "xmax", "ymax")  # of the bounding box column
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelReport:
-    """Where footprints come from and what became of them. ``kept + sum(dropped) == read``."""
+    """Where labels come from and what became of them. ``kept + sum(dropped) == read``."""
 
     source: str  # without tokens, e.g. "pbf france-latest.osm.pbf"
     timestamp: str  # of the label data, ISO 8601 UTC
     read: int  # building outlines met on the candidate tiles
     kept: int
-    repaired: int  # of those kept, how many were invalid
-    dropped: dict[str, int]  # by reason
-    incomplete: int  # outlines that the source holds in part only, as at the edge of an extract; not in ``read``
-    requests: int  # sent over HTTP
+    repaired: int = 0  # of those kept, how many were invalid
+    dropped: dict[str, int] = field(default_factory=dict)  # by reason
+    incomplete: int = 0  # outlines that the source holds in part only, as at the edge of an extract; not in ``read``
+    requests: int = 0  # sent over HTTP
     sha256: str  # of the content: the same for the same footprints in any order, on any machine, at any time
 
 
@@ -74,8 +76,7 @@ def clean(
     would fill the courtyard.
     """
     n = len(geometry)
-    shapes = np.empty(n, dtype=object)
-    shapes[:] = list(geometry)
+    shapes = shapely.force_2d(np.array(geometry, dtype=object))
     types = np.full(n, "", dtype=object) if osm_type is None else np.array(osm_type, dtype=object)
     ids = np.zeros(n, dtype=np.int64) if osm_id is None else np.array(osm_id, dtype=np.int64)
     reasons = np.full(n, "", dtype=object)  # why a row goes; "" while it stays
@@ -85,9 +86,9 @@ def clean(
     def give_up(where: NDArray[np.bool_], reason: str) -> None:
         reasons[where & (reasons == "")] = reason
 
-    shapes = shapely.force_2d(shapes)
     give_up(shapely.is_missing(shapes) | shapely.is_empty(shapes), "empty geometry")
-    give_up(_broken_coordinates(shapes), "broken coordinates")
+    coordinates, of = shapely.get_coordinates(shapes, return_index=True)
+    give_up(np.isin(np.arange(n), of[~np.isfinite(coordinates).all(axis=1)]), "broken coordinates")
     kinds = shapely.get_type_id(shapes)
     lines = np.isin(kinds, (1, 2)) & (types == "way")
     if tags is not None and lines.any():
@@ -95,7 +96,8 @@ def clean(
     give_up(lines, "unclosed way")
     give_up(np.isin(kinds, (0, 1, 2, 4, 5)), "not a polygon")
     invalid = (reasons == "") & ~shapely.is_valid(shapes)
-    shapes[invalid] = [_repair(shape) for shape in shapes[invalid]]
+    # The "structure" method would fill where rings overlap, and a mask of it would differ from GDAL's own.
+    shapes[invalid] = shapely.make_valid(shapes[invalid], method="linework")
     mixed = (reasons == "") & (shapely.get_type_id(shapes) != shapely.GeometryType.POLYGON)
     shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
     give_up(shapely.is_empty(shapes) & invalid, "no area")
@@ -131,8 +133,7 @@ def content_hash(geometry: NDArray[np.object_], osm_type: NDArray[np.object_], o
     )
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(len(row).to_bytes(8, "little"))
-        digest.update(row)
+        digest.update(len(row).to_bytes(8, "little") + row)
     return digest.hexdigest()
 
 
@@ -153,11 +154,9 @@ def write_footprints(path: Path, footprints: Footprints) -> None:
             "geometry": pa.array(shapely.to_wkb(geometry, byte_order=1), pa.binary()),
             "osm_type": pa.array(footprints.osm_type[order], pa.string()),
             "osm_id": pa.array(footprints.osm_id[order], pa.int64()),
-            "source": pa.array([report.source] * len(geometry), pa.string()),
-            "timestamp": pa.array([report.timestamp] * len(geometry), pa.string()),
-            "bbox": pa.StructArray.from_arrays(
-                [pa.array(bounds[:, side], pa.float64()) for side in range(4)], names=["xmin", "ymin", "xmax", "ymax"]
-            ),
+            "source": pa.repeat(report.source, len(geometry)),
+            "timestamp": pa.repeat(report.timestamp, len(geometry)),
+            "bbox": pa.StructArray.from_arrays(list(bounds.T), names=_SIDES),
         }
     )
     metadata = {b"geo": json.dumps(_geo_metadata(bounds)), REPORT_KEY: json.dumps(asdict(report))}
@@ -167,55 +166,37 @@ def write_footprints(path: Path, footprints: Footprints) -> None:
 
 def read_footprints(path: Path) -> Footprints:
     """The footprints in a file that :func:`write_footprints` wrote. Raises LabelError naming the file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    report = read_report(path)
-    try:
+    with _reading(path):
         table = pq.read_table(path, columns=["geometry", "osm_type", "osm_id"])
-        geometry = np.array(shapely.from_wkb(table["geometry"].to_numpy()), dtype=object).reshape(-1)
-    except (OSError, pa.ArrowException, shapely.errors.ShapelyError) as error:
-        raise _unreadable(path, error) from error
-    return Footprints(
-        geometry,
-        np.array(table["osm_type"].to_pylist(), dtype=object),
-        np.array(table["osm_id"].to_numpy(), dtype=np.int64),
-        report,
-    )
+        return Footprints(
+            np.array(shapely.from_wkb(table["geometry"].to_numpy()), dtype=object).reshape(-1),
+            np.array(table["osm_type"].to_pylist(), dtype=object),
+            np.array(table["osm_id"].to_numpy(), dtype=np.int64),
+            LabelReport(**json.loads(table.schema.metadata[REPORT_KEY])),
+        )
 
 
 def read_report(path: Path) -> LabelReport:
     """The report of a footprint file, without reading its rows. Raises LabelError naming the file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
+    with _reading(path):
+        return LabelReport(**json.loads(pq.read_schema(path).metadata[REPORT_KEY]))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return LabelReport(**json.loads(metadata[REPORT_KEY]))
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> LabelError:
-    detail = " ".join(str(error).split())[:200]
-    return LabelError(
-        f"{path}: no readable footprint file ({type(error).__name__}: {detail}); delete it and build again"
-    )
-
-
-def _broken_coordinates(shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
-    coordinates, index = shapely.get_coordinates(shapes, return_index=True)
-    broken = np.zeros(len(shapes), dtype=bool)
-    broken[index[~np.isfinite(coordinates).all(axis=1)]] = True
-    return broken
-
-
-def _repair(shape: Any) -> Any:
-    """``shape`` made valid without changing which points GDAL's even-odd rule puts inside it.
-
-    The "structure" method would fill where rings overlap, and a mask of it would differ from GDAL's own.
-    """
-    return _polygonal(shapely.make_valid(shape, method="linework"))
+        yield
+    except (OSError, pa.ArrowException, shapely.errors.ShapelyError, KeyError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise LabelError(
+            f"{path}: no readable footprint file ({type(error).__name__}: {detail}); delete it and build again"
+        ) from error
 
 
 def _polygonal(shape: Any) -> Any:
@@ -232,29 +213,25 @@ def _polygonal(shape: Any) -> Any:
 
 
 def _duplicates(shapes: NDArray[np.object_], types: NDArray[np.object_], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-    named = np.flatnonzero(ids != 0)
+    import pandas as pd
+
     outlines = np.full(len(shapes), b"", dtype=object)
-    typeless = named[types[named] == ""]
+    named = ids != 0
+    typeless = named & (types == "")
     outlines[typeless] = shapely.to_wkb(shapes[typeless])
-    seen: set[tuple[str, int, bytes]] = set()
-    repeated = np.zeros(len(shapes), dtype=bool)
-    for row, key in zip(named, zip(types[named], ids[named].tolist(), outlines[named], strict=True), strict=True):
-        repeated[row] = key in seen
-        seen.add(key)
-    return repeated
+    rows = pd.DataFrame({"type": types, "id": ids, "outline": outlines})
+    return np.asarray(named & rows.duplicated())
 
 
 def _outlines(shapes: NDArray[np.object_], types: NDArray[np.object_]) -> NDArray[np.bool_]:
     """Ways whose polygon is an outer ring, without its holes, of a relation. Shapes are normalized."""
     relations = shapely.get_parts(shapes[types == "relation"])
     holed = relations[shapely.get_num_interior_rings(relations) > 0]
-    filled = shapely.normalize(shapely.polygons(shapely.get_exterior_ring(holed))) if len(holed) else holed
-    rings = {shapely.to_wkb(polygon) for polygon in filled}
-    found = np.zeros(len(shapes), dtype=bool)
-    if rings:
-        ways = np.flatnonzero(types == "way")
-        found[ways] = [shapely.to_wkb(shape) in rings for shape in shapes[ways]]
-    return found
+    filled = shapely.normalize(shapely.polygons(shapely.get_exterior_ring(holed)))
+    rings = set(shapely.to_wkb(filled))
+    found = types == "way"
+    found[found] = [outline in rings for outline in shapely.to_wkb(shapes[found])]
+    return np.asarray(found)
 
 
 def _hilbert_order(footprints: Footprints) -> NDArray[np.int64]:
@@ -274,7 +251,7 @@ def _geo_metadata(bounds: NDArray[np.float64]) -> dict[str, Any]:
         "encoding": "WKB",
         "geometry_types": ["Polygon", "MultiPolygon"],
         "crs": CRS.from_epsg(4326).to_json_dict(),
-        "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
+        "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
     }
     if len(bounds):
         column["bbox"] = [*bounds[:, :2].min(axis=0).tolist(), *bounds[:, 2:].max(axis=0).tolist()]

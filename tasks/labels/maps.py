@@ -34,7 +34,7 @@ class MapLabels(FileLabels):
     def prepare(self, windows: Sequence[Window], work: Path) -> LabelReport:  # noqa: ARG002 - the map is here
         """Say which map it is. Raises LabelError where there is none or it has no place."""
         self._header()
-        return report_of(self._shown, {self._path.name: LocalAsset(self._path)}, {})
+        return report_of(self._shown, {self._path.name: LocalAsset(self._path)})
 
     def _header(self) -> tuple[Header, Georeference]:
         header = self._rasters.header(self._path, str(self._path))
@@ -47,38 +47,28 @@ class MapLabels(FileLabels):
 
     def _of(self, window: Window) -> RawLabels | None:
         header, lies = self._header()
-        places = _places(window, lies)
-        beyond = np.any((places < 0) | (places >= [[[header.width]], [[header.height]]]), axis=0)
+        places, last = _places(window, lies), np.array([[[header.width - 1]], [[header.height - 1]]])
+        nearest = np.clip(places, 0, last)
+        beyond = (places != nearest).any(axis=0)
         if beyond.all():
-            if self._labels.missing == "error":
-                raise LabelError(
-                    f"{window.name}: {header.name} does not reach it; take a map of the whole area, a smaller area, or "
-                    "set labels.missing: skip"
-                )
+            self._skip(
+                f"{window.name}: {header.name} does not reach it; take a map of the whole area, a smaller area, or set "
+                "labels.missing: skip"
+            )
             return None
-        values, missing = self._at(header, *places[:, ~beyond].astype(np.intp))
-        return self._raw(header, Pixels(_spread(values, ~beyond), _spread(missing, ~beyond)), beyond)
+        return self._raw(header, Pixels(*self._at(header, *nearest.astype(np.intp))), beyond)
 
     def _at(self, header: Header, x: NDArray[np.intp], y: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """Of the map's pixels at the columns ``x`` and rows ``y`` (n,): values, and where they are none, (band, n)."""
+        """The map's pixels at columns and rows (y, x): values, and where they are none, (band, y, x)."""
         columns, rows = np.arange(x.min(), x.max() + 1), np.arange(y.min(), y.max() + 1)
         if len(columns) * len(rows) > BLOCK_PIXELS and len(x) > 1:  # a map much finer than the window
             middle = len(x) // 2
             halves = self._at(header, x[:middle], y[:middle]), self._at(header, x[middle:], y[middle:])
             values, missing = (np.concatenate(parts, axis=1) for parts in zip(*halves, strict=True))
             return values, missing
-        bands, count = self._bands(header)
-        block = self._rasters.read(self._path, header.name, columns, rows, bands, count)
-        nowhere = np.zeros(block.values.shape, dtype=np.bool_)
-        missing = nowhere if block.missing is None else block.missing
+        block = self._rasters.read(self._path, header.name, columns, rows, *self._bands(header))
+        missing = np.zeros(block.values.shape, dtype=np.bool_) if block.missing is None else block.missing
         return block.values[:, y - rows[0], x - columns[0]], missing[:, y - rows[0], x - columns[0]]
-
-
-def _spread(found: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
-    """(band, y, x): ``found`` (band, n) in the n places ``where`` (y, x), 0 elsewhere."""
-    whole = np.zeros((len(found), *where.shape), dtype=found.dtype)
-    whole[:, where] = found
-    return whole
 
 
 def _places(window: Window, lies: Georeference) -> NDArray[np.float64]:
@@ -94,16 +84,21 @@ def _places(window: Window, lies: Georeference) -> NDArray[np.float64]:
         x, y = transformer(window.georeference.crs, lies.crs).transform(x, y)
     places = np.stack(~Affine(*lies.transform) * (x, y))
     places[~np.isfinite(places)] = _FAR
-    found: NDArray[np.float64] = np.floor(_between(down, window.height) @ places @ _between(across, window.width).T)
-    return found
+    places = _between(across, window.width, places)
+    return np.floor(_between(down, window.height, places.swapaxes(1, 2)).swapaxes(1, 2))
 
 
 def _nodes(length: int) -> NDArray[np.intp]:
     """Every sixteenth of the pixels of an axis, and the last."""
-    return np.unique(np.append(np.arange(0, length, _STEP), length - 1))
+    return np.unique(np.append(np.arange(0, length, _STEP), max(1, length - 1)))
 
 
-def _between(nodes: NDArray[np.intp], length: int) -> NDArray[np.float64]:
-    """(length, nodes): how much of each node's place is in each pixel's."""
+def _between(nodes: NDArray[np.intp], length: int, found: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(..., length): ``found`` (..., nodes) at every pixel of the last axis, straight from node to node.
+
+    A product of matrices would be shorter, but wakes threads for it, which on a busy machine wait for one another.
+    """
     pixels = np.arange(length)
-    return np.column_stack([np.interp(pixels, nodes, unit) for unit in np.eye(len(nodes))])
+    left = np.minimum(pixels // _STEP, len(nodes) - 2)
+    part = (pixels - nodes[left]) / (nodes[left + 1] - nodes[left])
+    return np.asarray(found[..., left] * (1 - part) + found[..., left + 1] * part)

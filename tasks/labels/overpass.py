@@ -1,13 +1,13 @@
 """Footprints from an Overpass server, through osmnx, for areas up to a town's size.
 
-osmnx writes the queries, sends them and keeps the answers. What it leaves open is closed here: it retries 429 and 504
-without end and takes a server's ``remark`` (a query cut short) for a full answer. Every answer passes :class:`_Gate`,
-a response hook of requests, before osmnx sees it, and the retrying is ours. The polygons are assembled by the reader
+osmnx writes the queries and sends them. What it leaves open is closed here: it retries 429 and 504 without end and
+takes a server's ``remark`` (a query cut short) for a full answer. Every answer goes to :meth:`OverpassSource._keep`, a
+response hook of requests, and no further; the retrying is ours. The polygons are assembled by the reader
 of extracts (:mod:`tasks.labels.pbf`), so that both sources agree: osmnx's own assembly fails on one broken relation.
 """
 
+import functools
 import hashlib
-import io
 import json
 import re
 import socket
@@ -18,16 +18,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import requests
 import shapely
 
+from tasks.atomic import writing
 from tasks.errors import LabelError, RecipeError
 from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.labels.footprints import Footprints
-from tasks.labels.overpass_answers import count_whole, write_extract
 from tasks.labels.pbf import read_buildings
 from tasks.labels.protocol import ANSWERS
 from tasks.secrets import redact
@@ -39,8 +39,11 @@ MAX_QUERIES = 16  # more is a case for an extract, says the public servers' poli
 BLOCK_ZOOM = 10  # at most 39 km a side, so that a block's tiles fit into one query
 _MARGIN = 1e-5  # degrees, a metre: osmnx rounds the coordinates of a query to six decimals
 _STEP = 0.01  # degrees, a kilometre: sides that long stay straight through osmnx's projection
+_DEGREE_KM = 111.32
 _GRACE = 30  # seconds for the way to the server and back, beyond the query's own time
 _LOCK = threading.Lock()  # osmnx's settings are the process's
+
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,50 +64,112 @@ class OverpassSource:
         cuts an answer short in every attempt, or when the tiles spread too far; RecipeError for a bad date.
         """
         areas = query_areas(tiles)
-        settings = _query_settings(self.timeout, self.date)
+        date = _iso(self.date) if self.date else ""
+        # With a time of its own: osmnx would print the HTTP timeout, which is longer.
+        settings = f"[out:json][timeout:{self.timeout}]{{maxsize}}" + (f'[date:"{date}"]' if date else "")
         what = "\n".join([self.url, settings, *(area.wkt for area in areas)])
         folder = work / ANSWERS / hashlib.sha256(what.encode()).hexdigest()[:16]
         policy = RetryPolicy(self.attempts, self.attempts * (self.timeout + 2.0 * _GRACE), self.first_pause)
-        client = Client(policy, _GRACE, LabelError, "correct labels.url", login=True)
-        gate = _Gate(client, self.url, self.timeout + _GRACE)
-        if count_whole(folder) < len(areas):
-            with client, _osmnx(self, settings, folder, gate):
-                for area in areas:
-                    self._ask(area, gate)
-        extract = folder / "answers.osm.pbf"
+        answers = []
+        with Client(policy, _GRACE, LabelError, "correct labels.url", login=True) as client:
+            for number, area in enumerate(areas):
+                file = folder / f"{number}.json"
+                answers.append(_kept_answer(file) or self._ask(client, settings, area, file))
+        file, source = folder / "answers.osm.pbf", f"overpass {self._shown}"
         try:
-            timestamp = write_extract(folder, extract)
-            found = read_buildings(extract, tiles, folder)
+            stamp = _write_extract(answers, file)
+            return read_buildings(file, tiles, folder, source=source, requests=client.requests, timestamp=date or stamp)
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise LabelError(f"{redact(self.url)}: an answer makes no sense ({error!r}); use another server") from error
+            raise LabelError(f"{self._shown}: an answer makes no sense ({error!r}); use another server") from error
         finally:
-            extract.unlink(missing_ok=True)
-        found.timestamp = _iso(self.date) if self.date else timestamp
-        return found.clean(source=f"overpass {redact(self.url)}", requests=client.requests)
+            file.unlink(missing_ok=True)
 
-    def _ask(self, area: Any, gate: "_Gate") -> None:
-        """Have the answer for ``area`` among the kept ones."""
+    @property
+    def _shown(self) -> str:
+        return redact(self.url.rstrip("/"))
+
+    def _ask(self, client: Client, query_settings: str, area: Any, file: Path) -> Answer:
+        """The server's answer for ``area``, which is in ``file`` then."""
         import osmnx
 
-        def once() -> None:
+        settings = {
+            "overpass_url": self.url,
+            "overpass_settings": query_settings,
+            "overpass_rate_limit": False,  # its own wait loops for ever on some servers; _wait_for_slot does it
+            "requests_timeout": self.timeout + _GRACE,
+            "requests_kwargs": {"hooks": {"response": functools.partial(self._keep, client, file)}},
+            "use_cache": False,
+            "max_query_area_size": float("inf"),  # query_areas has cut the area
+            "doh_url_template": None,  # no name look-up behind the user's back
+        }
+
+        def once() -> Answer:
             if self.rate_limit:
-                gate.wait_for_slot()
+                self._wait_for_slot(client, osmnx.settings.http_user_agent)
             try:
-                osmnx.features_from_polygon(area, {"building": True})
-            except osmnx._errors.CacheOnlyInterruptError:  # how osmnx says that all answers are kept
-                return
+                with _set_up(osmnx.settings, settings):
+                    osmnx.features_from_polygon(area, {"building": True})
+            except _AnsweredError as done:
+                answer: Answer = done.args[0]
+                return answer
             except (requests.ConnectionError, requests.Timeout) as error:
-                raise gate.lost(error) from error
+                client.count()
+                raise TransientError(f"{self._shown}: no answer ({type(error).__name__})") from error
+            raise AssertionError("osmnx does not go on without an answer")
 
         try:
-            gate.client.persist(once)
+            return client.persist(once)
         except TransientError as error:
             raise LabelError(
-                f"{error}; gave up after {gate.client.requests} requests, start again later, or use labels from a pbf"
+                f"{error}; gave up after {client.requests} requests, start again later, or use labels from a pbf"
                 " extract"
             ) from error
         except requests.RequestException as error:
-            raise LabelError(f"{redact(self.url)}: {redact(str(error))}; correct labels.url") from error
+            raise LabelError(f"{self._shown}: {redact(str(error))}; correct labels.url") from error
+
+    def _wait_for_slot(self, client: Client, agent: str) -> None:
+        """Wait until the server has a slot for us, as its /status says, but no longer than a query may take."""
+        url, headers = f"{self.url.rstrip('/')}/status", {"User-Agent": agent}
+        answer = client.get(url, headers=headers, follow=True, whole=True, transient=())
+        time.sleep(min(slot_wait(answer.text), self.timeout + _GRACE))
+
+    def _keep(self, client: Client, file: Path, response: requests.Response, *_: Any, **__: Any) -> NoReturn:
+        """Where every answer of the server ends: a whole one is in ``file`` then, and osmnx is told nothing of it."""
+        client.count()
+        with response:
+            if response.status_code != 200:
+                raise self._refusal(response)
+            body = self._body(response)
+        try:
+            answer = _read_answer(body)
+        except ValueError as error:
+            raise TransientError(f"{self._shown}: {error}") from error
+        with writing(file) as temporary:
+            temporary.write_bytes(body)
+        raise _AnsweredError(answer)
+
+    def _body(self, response: requests.Response) -> bytes:
+        seconds, chunks = self.timeout + _GRACE, []
+        deadline = time.monotonic() + seconds
+        try:
+            for chunk in response.iter_content(1 << 16):
+                chunks.append(chunk)
+                if time.monotonic() > deadline:
+                    raise TransientError(f"{self._shown}: the answer takes longer than {seconds} s")
+        except requests.RequestException as error:
+            raise TransientError(f"{self._shown}: the answer broke off ({type(error).__name__})") from error
+        return b"".join(chunks)
+
+    def _refusal(self, response: requests.Response) -> TransientError | LabelError:
+        status = response.status_code
+        if status in TRANSIENT_STATUS:
+            message = f"{self._shown}: the server answered {status} {response.reason}"
+            return TransientError(message, asked_pause(response.headers))
+        if response.is_redirect:
+            place = redact(response.headers["Location"])
+            return LabelError(f"{self._shown}: the server moved to {place}; correct labels.url")
+        detail = _plain(response.content)
+        return LabelError(f"{self._shown}: the server answered {status} ({detail}); correct labels.url or labels.date")
 
 
 def query_areas(tiles: Sequence[Tile]) -> list[Any]:
@@ -128,23 +193,13 @@ def query_areas(tiles: Sequence[Tile]) -> list[Any]:
 
 
 def _hull(tiles: Sequence[Tile]) -> Any:
-    bounds = np.array([lonlat_bounds(tile) for tile in tiles]).reshape(-1, 4)
-    hull = shapely.convex_hull(
-        shapely.multipoints(
-            np.concatenate([bounds[:, [0, 1]], bounds[:, [2, 3]], bounds[:, [0, 3]], bounds[:, [2, 1]]])
-        )
-    )
+    boxes = shapely.box(*np.array([lonlat_bounds(tile) for tile in tiles]).T)
+    hull = shapely.convex_hull(shapely.geometrycollections(boxes))
     return shapely.segmentize(shapely.buffer(hull, _MARGIN, join_style="mitre"), _STEP)
 
 
 def _km2(area: Any) -> float:
-    degree = 111.32  # km
-    return float(area.area * degree * degree * np.cos(np.radians(area.centroid.y)))
-
-
-def _query_settings(timeout: int, date: str | None) -> str:
-    """The head of the query, with a time of its own: osmnx would print the HTTP timeout, which is longer."""
-    return f"[out:json][timeout:{timeout}]{{maxsize}}" + (f'[date:"{_iso(date)}"]' if date else "")
+    return float(area.area * _DEGREE_KM**2 * np.cos(np.radians(area.centroid.y)))
 
 
 def _iso(date: str) -> str:
@@ -156,114 +211,77 @@ def _iso(date: str) -> str:
 
 
 @contextmanager
-def _osmnx(source: OverpassSource, query_settings: str, folder: Path, gate: "_Gate") -> Iterator[None]:
-    """osmnx set up for one source, and everything put back after: its settings, and the name look-up it patches."""
-    import osmnx
-
-    values = {
-        "overpass_url": source.url,
-        "overpass_settings": query_settings,
-        "overpass_rate_limit": False,  # its own wait loops for ever on some servers; wait_for_slot does it
-        "requests_timeout": source.timeout + _GRACE,
-        "requests_kwargs": {"hooks": {"response": gate}},
-        "use_cache": True,
-        "cache_folder": folder,
-        "cache_only_mode": True,
-        "max_query_area_size": 2 * MAX_QUERY_KM2 * 1e6,  # query_areas has cut the area
-        "doh_url_template": None,  # no name look-up behind the user's back
-    }
+def _set_up(module: Any, values: dict[str, Any]) -> Iterator[None]:
+    """osmnx's settings for one query, and everything put back after: them, and the name look-up that it patches."""
     with _LOCK:
-        before = {name: getattr(osmnx.settings, name) for name in values}
-        look_up = socket.getaddrinfo
+        before, look_up = dict(vars(module)), socket.getaddrinfo
         try:
-            for name, value in values.items():
-                setattr(osmnx.settings, name, value)
+            vars(module).update(values)
             yield
         finally:
-            for name, value in before.items():
-                setattr(osmnx.settings, name, value)
+            vars(module).update(before)
             socket.getaddrinfo = look_up
 
 
-class _Gate:
-    """What every answer of the server passes: only a whole one gets through."""
-
-    def __init__(self, client: Client, url: str, seconds: float) -> None:
-        self.client = client
-        self.url = url.rstrip("/")
-        self.shown = redact(self.url)
-        self._seconds = seconds
-
-    def __call__(self, response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-        self.client.count()
-        with response:
-            if response.status_code != 200:
-                raise self._refusal(response)
-            body = self._body(response)
-        try:
-            answer = json.loads(body)
-        except ValueError as error:
-            start = " ".join(re.sub(r"<[^>]*>", " ", body[:4000].decode("utf-8", "replace")).split())[:200]
-            raise TransientError(f"{self.shown}: the answer is no JSON or was cut short ({redact(start)})") from error
-        if not isinstance(answer, dict) or not isinstance(answer.get("elements"), list):
-            raise TransientError(f"{self.shown}: the answer is no Overpass JSON (it has no elements)")
-        if "remark" in answer:
-            raise TransientError(f"{self.shown}: the server cut the answer short: {redact(str(answer['remark']))}")
-        return _rebuilt(response, body)
-
-    def lost(self, error: requests.RequestException) -> TransientError:
-        """The failure of a request that got no answer."""
-        self.client.count()
-        return TransientError(f"{self.shown}: no answer ({type(error).__name__})")
-
-    def wait_for_slot(self) -> None:
-        """Wait until the server has a slot for us, as its /status says, but no longer than a query may take."""
-        import osmnx
-
-        headers = {"User-Agent": osmnx.settings.http_user_agent}
-        answer = self.client.get(f"{self.url}/status", headers=headers, follow=True, whole=True, transient=())
-        time.sleep(min(slot_wait(answer.text), self._seconds))
-
-    def _body(self, response: requests.Response) -> bytes:
-        deadline = time.monotonic() + self._seconds
-        chunks = []
-        try:
-            for chunk in response.iter_content(1 << 16):
-                chunks.append(chunk)
-                if time.monotonic() > deadline:
-                    raise TransientError(f"{self.shown}: the answer takes longer than {self._seconds:g} s")
-        except requests.RequestException as error:
-            raise TransientError(f"{self.shown}: the answer broke off ({type(error).__name__})") from error
-        return b"".join(chunks)
-
-    def _refusal(self, response: requests.Response) -> TransientError | LabelError:
-        status = response.status_code
-        if status in TRANSIENT_STATUS:
-            message = f"{self.shown}: the server answered {status} {response.reason}"
-            return TransientError(message, asked_pause(response.headers))
-        if response.is_redirect:
-            place = redact(response.headers["Location"])
-            return LabelError(f"{self.shown}: the server moved to {place}; correct labels.url")
-        text = " ".join(re.sub(r"<[^>]*>", " ", response.text[:4000]).split())[:300]
-        return LabelError(
-            f"{self.shown}: the server answered {status} ({redact(text)}); correct labels.url or labels.date"
-        )
+class _AnsweredError(Exception):
+    """Takes a whole answer past osmnx, whose work is done."""
 
 
 def slot_wait(status: str) -> float:
     """Seconds until a slot is free, from the text of ``/status``; 0 when one is free or the text does not say."""
-    if re.search(r"^Rate limit: 0\b", status, re.MULTILINE) or re.search(
-        r"^[1-9]\d* slots? available now", status, re.MULTILINE
-    ):
+    if re.search(r"^(Rate limit: 0\b|[1-9]\d* slots? available now)", status, re.MULTILINE):
         return 0.0
     waits = re.findall(r"^Slot available after: \S+ in (-?\d+) seconds", status, re.MULTILINE)
-    return float(max(0, min(int(seconds) for seconds in waits))) if waits else 0.0
+    return float(max(0, min(map(int, waits), default=0)))
 
 
-def _rebuilt(response: requests.Response, body: bytes) -> requests.Response:
-    whole = requests.Response()
-    whole.status_code, whole.reason = response.status_code, response.reason
-    whole.url, whole.request = response.url, response.request
-    whole.encoding = "utf-8"
-    whole.raw = io.BytesIO(body)
-    return whole
+def _read_answer(body: bytes) -> Answer:
+    """The answer in ``body``. Raises ValueError with the reason when it is not a whole one."""
+    try:
+        answer = json.loads(body)
+    except ValueError as error:
+        raise ValueError(f"the answer is no JSON or was cut short ({_plain(body)})") from error
+    if not isinstance(answer, dict) or not isinstance(answer.get("elements"), list):
+        raise ValueError("the answer is no Overpass JSON (it has no elements)")
+    if "remark" in answer:
+        raise ValueError(f"the server cut the answer short: {redact(str(answer['remark']))}")
+    return answer
+
+
+def _kept_answer(file: Path) -> Answer | None:
+    """The whole answer in ``file``, None when it is not there."""
+    try:
+        return _read_answer(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _plain(body: bytes) -> str:
+    """The start of a body for messages, without markup and tokens."""
+    return redact(" ".join(re.sub(r"<[^>]*>", " ", body[:4000].decode("utf-8", "replace")).split())[:300])
+
+
+def _write_extract(answers: Sequence[Answer], path: Path) -> str:
+    """Write the objects of all answers to ``path`` (.osm.pbf, in a folder that is there), each once and sorted.
+
+    Returns the timestamp of the server's data: the oldest of the answers', or the present time where none has one.
+    Raises KeyError, TypeError or ValueError for an answer with objects that are none.
+    """
+    import osmium
+
+    objects: dict[str, dict[int, dict[str, Any]]] = {"node": {}, "way": {}, "relation": {}}
+    for answer in answers:
+        for element in answer["elements"]:
+            if element["type"] in objects:
+                objects[element["type"]][element["id"]] = element
+    mutable = osmium.osm.mutable
+    with osmium.SimpleWriter(str(path), overwrite=True) as writer:
+        for number, node in sorted(objects["node"].items()):
+            writer.add_node(mutable.Node(id=number, location=(node["lon"], node["lat"])))
+        for number, way in sorted(objects["way"].items()):
+            writer.add_way(mutable.Way(id=number, nodes=way["nodes"], tags=way.get("tags", {})))
+        for number, relation in sorted(objects["relation"].items()):
+            members = [(one["type"][0], one["ref"], one["role"]) for one in relation["members"]]
+            writer.add_relation(mutable.Relation(id=number, members=members, tags=relation.get("tags", {})))
+    stamps = [answer.get("osm3s", {}).get("timestamp_osm_base") for answer in answers]
+    return min(map(str, filter(None, stamps)), default=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")

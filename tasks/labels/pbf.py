@@ -5,16 +5,15 @@ large file. Relations are assembled by libosmium's area code, which opens courty
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
-from tasks.errors import DiskError, LabelError, TilewrightError
+from tasks.errors import DiskError, LabelError
 from tasks.geo.tiles import Tile
 from tasks.labels.cover import TileCover
 from tasks.labels.footprints import Footprints, clean
@@ -24,6 +23,7 @@ from tasks.web.retry import RetryPolicy
 LARGE_FILE = 256 << 20  # bytes; the nodes of a larger file are indexed on disk, at 16 bytes each
 _AREA_RELATIONS = ("multipolygon", "boundary")
 _BATCH = 20_000  # outlines looked at together
+_Outline = tuple[Any, str, int, dict[str, str]]  # shape or its WKB, type, id and tags, as OSM has them
 
 
 @dataclass(frozen=True)
@@ -37,108 +37,78 @@ class PbfSource:
 
     def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
         """Building ways and multipolygon relations on ``tiles``. Raises LabelError naming the file or URL."""
+        path, requests = self.path, 0
         if self.url is not None:
             path, requests = download(self.url, work / "pbf", self.checksum, self.policy)
-        elif self.path is not None:
-            path, requests = self.path, 0
-        else:
-            raise LabelError("labels: a pbf source needs a path or a url")
-        if not path.is_file():
+        if path is None or not path.is_file():
             raise LabelError(f"{path}: no such file; correct labels.path (it is relative to the recipe)")
         try:
-            found = read_buildings(path, tiles, work)
+            return read_buildings(path, tiles, work, source=f"pbf {path.name}", requests=requests)
         except (RuntimeError, ValueError) as error:  # what libosmium's exceptions arrive as
-            raise self._failure(path, error) from error
-        return found.clean(source=f"pbf {path.name}", requests=requests)
-
-    def _failure(self, path: Path, error: Exception) -> TilewrightError:
-        detail = " ".join(str(error).split())[:200]
-        if "No space left" in detail:
-            return DiskError(f"{path}: no room for the index of its nodes ({detail}); free some disk")
-        if self.url is not None:
-            path.unlink()  # or the server's 304 would keep it for ever
-        return LabelError(f"{path}: cannot be read as an OSM extract, it may be damaged ({detail}); replace it")
+            detail = " ".join(str(error).split())[:200]
+            if "No space left" in detail:
+                raise DiskError(f"{path}: no room for the index of its nodes ({detail}); free some disk") from error
+            if self.url is not None:
+                path.unlink()  # or the server's 304 would keep it for ever
+            raise LabelError(
+                f"{path}: cannot be read as an OSM extract, it may be damaged ({detail}); replace it"
+            ) from error
 
 
-@dataclass
-class Outlines:
-    """The building outlines met so far that lie on the tiles, as OSM has them, and when OSM had them so."""
-
-    cover: TileCover
-    timestamp: str = ""
-    shapes: list[Any] = field(default_factory=list)
-    types: list[str] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    tags: list[dict[str, str]] = field(default_factory=list)
-    incomplete: int = 0
-    _batch: list[tuple[str, str, int, dict[str, str]]] = field(default_factory=list)
-
-    def add(self, wkb: str, kind: str, number: int, tags: dict[str, str]) -> None:
-        self._batch.append((wkb, kind, number, tags))
-        if len(self._batch) >= _BATCH:
-            self.flush()
-
-    def flush(self) -> None:
-        """Keep those of the batch that lie on the tiles, closed ways as polygons."""
-        shapes = shapely.from_wkb(np.array([row[0] for row in self._batch], dtype=object))
-        on_tiles = np.flatnonzero(self.cover.touches(shapely.bounds(shapes).reshape(-1, 4)))
-        for row in on_tiles:
-            _, kind, number, tags = self._batch[row]
-            shape = shapes[row]
-            if kind == "way" and _is_ring(shape) and tags.get("area") != "no":
-                shape = shapely.Polygon(shape)
-            self.shapes.append(shape)
-            self.types.append(kind)
-            self.ids.append(number)
-            self.tags.append(tags)
-        self._batch.clear()
-
-    def clean(self, *, source: str, requests: int) -> Footprints:
-        """Footprints of them all."""
-        return clean(
-            self.shapes,
-            osm_type=self.types,
-            osm_id=self.ids,
-            tags=self.tags,
-            incomplete=self.incomplete,
-            source=source,
-            timestamp=self.timestamp,
-            requests=requests,
-        )
-
-
-def read_buildings(path: Path, tiles: Sequence[Tile], work: Path) -> Outlines:
+def read_buildings(
+    path: Path, tiles: Sequence[Tile], work: Path, *, source: str, requests: int, timestamp: str = ""
+) -> Footprints:
     """The ways and area relations with a building tag on ``tiles``, from an OSM file of any kind libosmium reads.
 
-    Raises RuntimeError or ValueError, as libosmium does, for a file that it cannot read.
+    source, requests, timestamp: for the report; the time is the file's own when it is not given. Raises RuntimeError
+    or ValueError, as libosmium does, for a file that it cannot read.
     """
     import osmium
 
-    found = Outlines(TileCover(tiles))
-    processor = osmium.FileProcessor(str(path))
-    header = processor.header
-    stamp = header.get("osmosis_replication_timestamp") or header.get("timestamp")
+    cover = TileCover(tiles)
+    found: list[_Outline] = []
+    batch: list[_Outline] = []
+
+    def flush() -> None:
+        """Keep those of the batch that lie on the tiles."""
+        shapes = shapely.from_wkb(np.array([row[0] for row in batch], dtype=object))
+        for at in np.flatnonzero(cover.touches(shapely.bounds(shapes).reshape(-1, 4))):
+            found.append((shapes[at], *batch[at][1:]))
+        batch.clear()
+
+    incomplete = 0
     unknown = newest = datetime.fromtimestamp(0, UTC)
-    relations = 0
+    processor = osmium.FileProcessor(str(path))
     factory = osmium.geom.WKBFactory()
     for entity in _buildings(processor, path, work):
         newest = max(newest, entity.timestamp)
         if entity.is_way():
             try:
-                found.add(factory.create_linestring(entity), "way", entity.id, dict(entity.tags))
+                batch.append((factory.create_linestring(entity), "way", entity.id, dict(entity.tags)))
             except (osmium.InvalidLocationError, RuntimeError):  # no location, or fewer than two points
-                found.incomplete += _in_part_on(found.cover, entity)
+                incomplete += _in_part_on(cover, entity)
         elif entity.is_relation():
-            relations += entity.tags.get("type") in _AREA_RELATIONS
+            incomplete += entity.tags.get("type") in _AREA_RELATIONS  # until an area comes of it
         elif not entity.from_way() and entity.num_rings()[0]:
-            relations -= 1
-            found.add(factory.create_multipolygon(entity), "relation", entity.orig_id(), dict(entity.tags))
-    found.flush()
-    found.incomplete += relations
+            incomplete -= 1
+            batch.append((factory.create_multipolygon(entity), "relation", entity.orig_id(), dict(entity.tags)))
+        if len(batch) >= _BATCH:
+            flush()
+    flush()
     if newest == unknown:  # an extract may leave out when its objects changed
         newest = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    found.timestamp = stamp or f"{newest:%Y-%m-%dT%H:%M:%SZ}"
-    return found
+    header = processor.header
+    stamp = timestamp or header.get("osmosis_replication_timestamp") or header.get("timestamp")
+    return clean(
+        [_closed(shape, kind, tags) for shape, kind, _, tags in found],
+        osm_type=[kind for _, kind, _, _ in found],
+        osm_id=[number for _, _, number, _ in found],
+        tags=[tags for *_, tags in found],
+        source=source,
+        timestamp=stamp or f"{newest:%Y-%m-%dT%H:%M:%SZ}",
+        incomplete=incomplete,
+        requests=requests,
+    )
 
 
 def _buildings(processor: Any, path: Path, work: Path) -> Iterator[Any]:
@@ -161,12 +131,11 @@ def _buildings(processor: Any, path: Path, work: Path) -> Iterator[Any]:
 
 def _in_part_on(cover: TileCover, way: Any) -> bool:
     """Whether the nodes of a way whose location is known lie on the tiles; a way with none may."""
-    known = np.array([(node.lon, node.lat) for node in way.nodes if node.location.valid()], dtype=np.float64)
-    if not len(known):
-        return True
-    box: NDArray[np.float64] = np.concatenate([known.min(axis=0), known.max(axis=0)])[np.newaxis]
-    return bool(cover.touches(box)[0])
+    known = [(node.lon, node.lat) for node in way.nodes if node.location.valid()]
+    return not known or bool(cover.touches(shapely.bounds([shapely.multipoints(known)]))[0])
 
 
-def _is_ring(line: Any) -> bool:
-    return bool(line.is_closed) and len(line.coords) >= 4
+def _closed(shape: Any, kind: str, tags: dict[str, str]) -> Any:
+    """The polygon in a closed way, unless it says that it is none."""
+    ring = kind == "way" and shape.is_closed and len(shape.coords) >= 4 and tags.get("area") != "no"
+    return shapely.Polygon(shape) if ring else shape

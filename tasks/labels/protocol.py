@@ -25,6 +25,13 @@ class RawLabels:
     consensus: NDArray[np.uint8] | None = None  # (y, x): 0 to 100
 
 
+def rim(shape: tuple[int, ...], padding: int) -> NDArray[np.bool_]:
+    """bool ``shape`` (y, x): True on the outer ``padding`` pixels of a window, which have no label."""
+    found = np.ones(shape, dtype=np.bool_)
+    found[padding : shape[0] - padding, padding : shape[1] - padding] = False
+    return found
+
+
 class Labels(Protocol):
     """Labels for windows; any thread may read. Making one does no I/O."""
 
@@ -33,17 +40,14 @@ class Labels(Protocol):
 
         What is in ``work`` already is used and not asked for again: the caller removes it when it wants fresh labels.
         """
-        ...
 
     def read(self, windows: Sequence[Window]) -> Iterator[RawLabels | WindowReadError | None]:
         """The labels of each window: None where the source has none and the recipe allows it, the error where they
         cannot be read just now. Raises LabelError for what ends the run.
         """
-        ...
 
     def close(self) -> None:
         """Let files go."""
-        ...
 
 
 class FootprintSource(Protocol):
@@ -56,4 +60,3 @@ class FootprintSource(Protocol):
         touches a tile comes; fewer would be wrong masks. Raises LabelError when the source cannot be read or answers
         with less than it was asked for.
         """
-        ...

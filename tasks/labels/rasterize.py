@@ -29,23 +29,15 @@ class FootprintIndex:
     def __init__(self, footprints: NDArray[np.object_], crs: str = MERCATOR) -> None:
         """``footprints``: shapely Polygons and MultiPolygons in EPSG:4326, valid. crs: of the masks to draw."""
         project = mercator if crs == MERCATOR else projection_from_lonlat(crs)
-        shapes = shapely.transform(np.asarray(footprints, dtype=object), project)
-        polygons = shapely.get_parts(shapes)
+        polygons = shapely.get_parts(shapely.transform(np.asarray(footprints, dtype=object), project))
         if crs != MERCATOR and len(polygons):  # a zone does not reach everywhere
             polygons = polygons[np.isfinite(shapely.bounds(polygons)).all(axis=1)]
-        self._count = len(shapes)
         self._tree = shapely.STRtree(polygons)
         # Every vertex in one array, with where each ring and each polygon's rings begin: asking shapely for
         # the coordinates of one polygon after the other takes longer than GDAL takes to draw them.
         self._vertices = shapely.get_coordinates(polygons)
-        self._ring_starts: list[int] = []
-        self._polygon_starts: list[int] = []
-        if len(polygons):
-            _, _, (rings, parts) = shapely.to_ragged_array(polygons)
-            self._ring_starts, self._polygon_starts = rings.tolist(), parts.tolist()
-
-    def __len__(self) -> int:
-        return self._count
+        offsets = shapely.to_ragged_array(polygons)[2] if len(polygons) else (polygons, polygons)
+        self._ring_starts, self._polygon_starts = (starts.tolist() for starts in offsets)
 
     def draw(self, images: Sequence[tuple[Georeference, int, int]]) -> list[NDArray[np.bool_]]:
         """Building pixels of images given as (georeference in the index's CRS, width, height): bool (height, width).

@@ -1,7 +1,6 @@
 """Labels that are rasters on the pixel grids of scenes or cells: one file for each, read window by window."""
 
 import hashlib
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 
 from tasks.errors import LabelError, WindowReadError
 from tasks.labels.footprints import LabelReport
-from tasks.labels.protocol import RawLabels
+from tasks.labels.protocol import RawLabels, rim
 from tasks.raster.files import Header, Pixels, Rasters, difference, reach
 from tasks.raster.scene import Asset, LocalAsset, Scene
 from tasks.recipe.sources import ProvidedLabels, RasterLabels
 from tasks.samples.window import Window
 from tasks.secrets import redact
 
+_Recipe = RasterLabels | ProvidedLabels
 WITHOUT = "scene without a label raster"
 UNFETCHED = "label raster cannot be fetched"
 THREADS = 4
@@ -29,21 +29,15 @@ THREADS = 4
 class FileLabels(ABC):
     """What all label rasters have in common. Satisfies :class:`tasks.labels.protocol.Labels`."""
 
-    def __init__(
-        self, labels: RasterLabels | ProvidedLabels, *, padding: int = 0, listed: Collection[int] = ()
-    ) -> None:
+    def __init__(self, labels: _Recipe, *, padding: int = 0, listed: Collection[int] = ()) -> None:
         """``padding``: pixels of a window's rim that have no label.
 
         ``listed`` are the values that the recipe's classes name: such a value is a label also where the file calls it
         nodata, as masks do whose background is 0.
         """
-        self._labels, self._padding, self._listed = labels, padding, frozenset(listed)
+        self._labels, self._padding, self._listed = labels, padding, list(listed)
         self._rasters = Rasters(LabelError)
         self._consensus = isinstance(labels, ProvidedLabels) and labels.min_consensus is not None
-
-    @abstractmethod
-    def prepare(self, windows: Sequence[Window], work: Path) -> LabelReport:
-        """See the protocol. The report's sha256 is over names and contents of the files."""
 
     @abstractmethod
     def _of(self, window: Window) -> RawLabels | None:
@@ -66,6 +60,11 @@ class FileLabels(ABC):
         """Close all files."""
         self._rasters.close()
 
+    def _skip(self, why: str) -> None:
+        """Go on without labels. Raises LabelError when ``labels.missing`` is not ``skip``."""
+        if self._labels.missing == "error":
+            raise LabelError(why)
+
     def _bands(self, header: Header) -> tuple[list[int], int | None]:
         """The bands to read, and how many hold data where the file's word for it does not count."""
         colours = _colours(header)
@@ -80,58 +79,45 @@ class FileLabels(ABC):
     def _raw(self, header: Header, pixels: Pixels, beyond: NDArray[np.bool_]) -> RawLabels:
         """Labels from the pixels of a window of :meth:`_bands`; ``beyond`` (y, x): where the raster does not reach."""
         colours = _colours(header)
-        missing = beyond | self._rim(beyond.shape) | self._unlabelled(pixels, colours)
+        missing = beyond | rim(beyond.shape, self._padding)
+        if pixels.missing is not None and colours:
+            missing |= pixels.missing.all(axis=0)
+        elif pixels.missing is not None:
+            missing |= pixels.missing[0] & ~np.isin(pixels.values[0], self._listed)
         values = pixels.values if colours else _whole(header, pixels.values[0], missing)
         consensus = np.clip(pixels.values[1], 0, 100).astype(np.uint8) if self._consensus else None
         if missing.any():
             values = np.where(missing, values.dtype.type(0), values)
         return RawLabels(values, missing, consensus)
 
-    def _rim(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        rim = np.full(shape, self._padding > 0)
-        if self._padding:
-            rim[self._padding : -self._padding, self._padding : -self._padding] = False
-        return rim
-
-    def _unlabelled(self, pixels: Pixels, colours: bool) -> NDArray[np.bool_]:
-        if pixels.missing is None:
-            return np.zeros(pixels.values.shape[1:], dtype=np.bool_)
-        if colours:
-            return np.asarray(pixels.missing.all(axis=0))
-        known = np.isin(pixels.values[0], list(self._listed)) if self._listed else False
-        return np.asarray(pixels.missing[0] & ~np.asarray(known))
-
 
 class GridLabels(FileLabels):
     """A raster for each scene or cell, on its pixel grid."""
 
+    _without: str  # that there is none, and what to do; {scene} stands for the scene's name
+
     @abstractmethod
     def _asset(self, scene: str) -> Asset | None:
         """The raster of a scene or cell; None where there is none. Raises LabelError."""
-
-    @abstractmethod
-    def _without(self, scene: str) -> str:
-        """That it has none, and what to do."""
 
     def prepare(self, windows: Sequence[Window], work: Path) -> LabelReport:  # noqa: ARG002 - assets know their folders
         """Fetch the rasters of these windows' scenes where they are not here, and say which they are.
 
         Raises LabelError for a scene without its label, unless ``labels.missing`` is ``skip``.
         """
-        names = sorted({window.scene for window in windows})
-        assets = {name: self._asset(name) for name in names}
-        without = [name for name, asset in assets.items() if asset is None]
-        if without and self._labels.missing == "error":
-            raise LabelError(self._without(without[0]) + (f" ({len(without)} such scenes)" if without[1:] else ""))
+        assets = {name: self._asset(name) for name in sorted({window.scene for window in windows})}
         there = {name: asset for name, asset in assets.items() if asset is not None}
+        without = [name for name in assets if name not in there]
+        if without:
+            more = f" ({len(without)} such scenes)" if without[1:] else ""
+            self._skip(self._without.replace("{scene}", without[0]) + more)
         where = self._labels.path if isinstance(self._labels, RasterLabels) else "of the collection"
-        return report_of(where, there, {WITHOUT: len(without)})
+        return report_of(where, there, len(without))
 
     def _of(self, window: Window) -> RawLabels | None:
         asset = self._asset(window.scene)
         if asset is None:
-            if self._labels.missing == "error":
-                raise LabelError(self._without(window.scene))
+            self._skip(self._without.replace("{scene}", window.scene))
             return None
         path = asset.path()
         header = self._rasters.header(path, asset.name)
@@ -147,13 +133,10 @@ class GridLabels(FileLabels):
 class SceneLabels(GridLabels):
     """The label rasters of scenes."""
 
+    _without = "labels: scene {scene} has no label raster; add it, or set labels.missing: skip"
+
     def __init__(
-        self,
-        scenes: Callable[[], Sequence[Scene]],
-        labels: RasterLabels | ProvidedLabels,
-        *,
-        padding: int = 0,
-        listed: Collection[int] = (),
+        self, scenes: Callable[[], Sequence[Scene]], labels: _Recipe, *, padding: int = 0, listed: Collection[int] = ()
     ) -> None:
         """``scenes`` is asked once, when the first label is."""
         super().__init__(labels, padding=padding, listed=listed)
@@ -168,9 +151,6 @@ class SceneLabels(GridLabels):
             raise LabelError(f"labels: there is no scene {scene} any more; run plan again")
         return found.labels
 
-    def _without(self, scene: str) -> str:
-        return f"labels: scene {scene} has no label raster; add it, or set labels.missing: skip"
-
 
 class CellLabels(GridLabels):
     """Files for cells and tiles, each on exactly its cell's pixels."""
@@ -179,19 +159,14 @@ class CellLabels(GridLabels):
         """pattern: with {scene} for the cell's name, which of a tile is z/x/y."""
         super().__init__(labels, listed=listed)
         self._pattern = str(pattern)
-
-    def _asset(self, scene: str) -> Asset | None:
-        path = self._path(scene)
-        return LocalAsset(path) if path.is_file() else None
-
-    def _without(self, scene: str) -> str:
-        return (
-            f"labels.path: {scene} has no label raster; {self._path(scene)} does not exist. Put it there, correct "
-            "labels.path, or set labels.missing: skip"
+        self._without = (
+            f"labels.path: {{scene}} has no label raster; {pattern} does not exist. Put it there, correct labels.path, "
+            "or set labels.missing: skip"
         )
 
-    def _path(self, scene: str) -> Path:
-        return Path(self._pattern.replace("{scene}", scene))
+    def _asset(self, scene: str) -> Asset | None:
+        path = Path(self._pattern.replace("{scene}", scene))
+        return LocalAsset(path) if path.is_file() else None
 
     def _check(self, header: Header, window: Window) -> None:
         cell = Header(window.scene, window.width, window.height, 1, 1, "uint8", window.georeference)
@@ -202,25 +177,23 @@ class CellLabels(GridLabels):
             )
 
 
-def report_of(where: str, assets: Mapping[str, Asset], dropped: Mapping[str, int]) -> LabelReport:
-    """The report on the label rasters of these names; ``dropped``: what has none, by why. Raises LabelError."""
+def report_of(where: str, assets: Mapping[str, Asset], without: int = 0) -> LabelReport:
+    """The report on the label rasters of these names, and on scenes ``without`` one. Raises LabelError.
+
+    Its sha256 is over names and contents.
+    """
     with ThreadPoolExecutor(THREADS, "labels") as pool:
         found = list(pool.map(_identity, assets.values()))
-    digest = hashlib.sha256()
-    for name, (content, _) in zip(assets, found, strict=True):
-        digest.update(f"{name} {content}\n".encode())
+    contents = "".join(f"{name} {content}\n" for name, (content, _) in zip(assets, found, strict=True))
     unread = sum(not content for content, _ in found)
     newest = max((changed for _, changed in found), default=0.0)
     return LabelReport(
         source=redact(f"rasters {where}"),
         timestamp=datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds"),
-        read=len(assets) + sum(dropped.values()),
+        read=len(assets) + without,
         kept=len(assets) - unread,
-        repaired=0,
-        dropped={reason: n for reason, n in {**dropped, UNFETCHED: unread}.items() if n},
-        incomplete=0,
-        requests=0,
-        sha256=digest.hexdigest(),
+        dropped={reason: n for reason, n in ((WITHOUT, without), (UNFETCHED, unread)) if n},
+        sha256=hashlib.sha256(contents.encode()).hexdigest(),
     )
 
 
@@ -242,10 +215,9 @@ def _identity(asset: Asset) -> tuple[str, float]:
     """SHA-256 of the contents and the time of the last change; "" where the file cannot be fetched now."""
     try:
         path = asset.path()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_mtime
     except WindowReadError:  # its windows will fail, and are recorded then
         return "", 0.0
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_mtime
     except OSError as error:
         raise LabelError(f"{asset.name}: cannot be read ({error.strerror or error})") from None

@@ -11,16 +11,10 @@ _NO = ("", "no", "false", "0")
 _GONE = ("collapsed", "demolished", "destroyed", "dismantled", "razed", "removed")
 _FUTURE = ("planned", "proposed")
 _GONE_KEYS = (*_GONE, *(f"{prefix}:building" for prefix in _GONE))
+_FUTURE_KEYS = tuple(f"{prefix}:building" for prefix in _FUTURE)
 
 # Every key that drop_reason reads, for sources that choose columns.
-TAG_KEYS = (
-    "building",
-    "abandoned:building",
-    "location",
-    "tunnel",
-    *_GONE_KEYS,
-    *(f"{prefix}:building" for prefix in _FUTURE),
-)
+TAG_KEYS = ("building", "abandoned:building", "location", "tunnel", *_GONE_KEYS, *_FUTURE_KEYS)
 
 
 def drop_reason(tags: Mapping[str, str]) -> str | None:
@@ -43,7 +37,7 @@ def drop_reason(tags: Mapping[str, str]) -> str | None:
     if building in _FUTURE:
         return PROPOSED
     if building in _NO:
-        if any(value(f"{prefix}:building") not in _NO for prefix in _FUTURE):
+        if any(value(key) not in _NO for key in _FUTURE_KEYS):
             return PROPOSED
         if value("abandoned:building") not in _NO:
             return DEMOLISHED

@@ -2,9 +2,8 @@
 
 import json
 import re
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from tasks.labels.tags import TAG_KEYS
 
 _PARQUET = (".parquet", ".geoparquet", ".pq")
 _COLUMNS = ("osm_id", "osm_type", "@id", "id", *TAG_KEYS)
-_TYPED_ID = re.compile(r"(way|relation|w|r)/?(\d+)")
+_TYPED_ID = re.compile(r"(way|relation|w|r)/?(\d*[1-9]\d*)")
 _TYPES = {"w": "way", "r": "relation", "way": "way", "relation": "relation"}
 _BBOX_MARGIN = 0.01  # of the box's size: a transformed box is only as exact as the points along its sides
 
@@ -32,34 +31,13 @@ class VectorSource:
     path: Path
     layer: str | None = None
 
-    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
+    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:  # noqa: ARG002
         """Polygons on ``tiles``, their OSM ids and tags taken from columns of that name. Raises LabelError."""
-        found = self.fetch_or_none(tiles, work)
-        if found is None:
+        source = f"vector {self.path.name}" + (f" ({self.layer})" if self.layer else "")
+        found = _fetch([self.path], self.layer, tiles, source)
+        if not found.report.timestamp:
             raise LabelError(f"{self.path}: holds no feature; labels need a file with building polygons")
         return found
-
-    def fetch_or_none(self, tiles: Sequence[Tile], work: Path) -> Footprints | None:  # noqa: ARG002
-        """As :meth:`fetch`; None for a file without any feature, as a scene without buildings has."""
-        if not self.path.exists():
-            raise LabelError(f"{self.path}: no such file; correct labels.path (it is relative to the recipe)")
-        cover = TileCover(tiles)
-        frame = _read_parquet(self.path, cover) if self.path.suffix in _PARQUET else _read(self.path, self.layer, cover)
-        if frame is None:
-            return None
-        if len(frame) and not frame.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"]).any():
-            raise _no_polygons(self.path)
-        frame = frame.to_crs(4326)
-        frame = frame[cover.touches(frame.bounds.to_numpy(dtype=np.float64).reshape(-1, 4))]
-        types, ids = _osm_ids(frame)
-        return clean(
-            frame.geometry.to_numpy(),
-            osm_type=types,
-            osm_id=ids,
-            tags=_tags(frame),
-            source=f"vector {self.path.name}" + (f" ({self.layer})" if self.layer else ""),
-            timestamp=f"{datetime.fromtimestamp(self.path.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}",
-        )
 
 
 @dataclass(frozen=True)
@@ -70,33 +48,17 @@ class VectorFiles:
     pattern: str  # of their paths from there, with {scene} or *
     layer: str | None = None
 
-    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:
-        """As :meth:`VectorSource.fetch`, of all files; a polygon with an OSM id that stands in several comes once."""
+    def fetch(self, tiles: Sequence[Tile], work: Path) -> Footprints:  # noqa: ARG002
+        """As :meth:`VectorSource.fetch`, of all files; a polygon with an OSM id that stands in several comes once.
+
+        A file may have no feature at all, as a scene without buildings has.
+        """
         files = matching(self.folder, self.pattern)
         if not files:
             raise LabelError(
                 f"{self.folder / self.pattern}: matches no file; correct labels.path (it is relative to the recipe)"
             )
-        each = (VectorSource(file, self.layer).fetch_or_none(tiles, work) for file in files)
-        found = [one for one in each if one is not None]
-        reports = [one.report for one in found]
-        together = clean(
-            [shape for one in found for shape in one.geometry],
-            osm_type=[kind for one in found for kind in one.osm_type],
-            osm_id=[number for one in found for number in one.osm_id.tolist()],
-            source=f"vector {Path(self.pattern).name} ({len(files)} files)",
-            timestamp=max((report.timestamp for report in reports), default=""),
-        )
-        dropped = Counter(together.report.dropped)
-        for report in reports:
-            dropped.update(report.dropped)
-        whole = replace(
-            together.report,
-            read=sum(report.read for report in reports),
-            repaired=sum(report.repaired for report in reports),
-            dropped=dict(sorted(dropped.items())),
-        )
-        return replace(together, report=whole)
+        return _fetch(files, self.layer, tiles, f"vector {Path(self.pattern).name} ({len(files)} files)")
 
 
 def is_pattern(path: str) -> bool:
@@ -113,55 +75,77 @@ def matching(folder: Path, path: str) -> list[Path]:
     return sorted((folder / fixed).resolve().glob(str(Path(wild).relative_to(fixed))))
 
 
+def _fetch(files: Sequence[Path], layer: str | None, tiles: Sequence[Tile], source: str) -> Footprints:
+    """The polygons of files on ``tiles``; the report's timestamp is "" when no file has any feature."""
+    cover, newest = TileCover(tiles), ""
+    shapes: list[Any] = []
+    ids: list[tuple[str, int]] = []
+    tags: list[dict[str, str]] = []
+    for file in files:
+        if not file.exists():
+            raise LabelError(f"{file}: no such file; correct labels.path (it is relative to the recipe)")
+        try:
+            frame = _read_parquet(file, cover) if file.suffix in _PARQUET else _read(file, layer, cover)
+        except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:  # what both libraries raise
+            detail = " ".join(str(error).split())[:200]
+            raise LabelError(
+                f"{file}: cannot be read as a vector file, it may be damaged ({detail}); replace it"
+            ) from error
+        if frame is None:
+            continue
+        if frame.crs is None:
+            raise LabelError(
+                f"{file}: declares no CRS; set it, for example with ogr2ogr -a_srs EPSG:4326 OUT {file.name}"
+            )
+        if len(frame) and not frame.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"]).any():
+            raise _no_polygons(file)
+        frame = frame.to_crs(4326)
+        frame = frame[cover.touches(frame.bounds.to_numpy(dtype=np.float64).reshape(-1, 4))]
+        newest = max(newest, f"{datetime.fromtimestamp(file.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}")
+        shapes += frame.geometry.to_list()
+        tags += _tags(frame)
+        ids += _osm_ids(frame)
+    types, numbers = [kind for kind, _ in ids], [number for _, number in ids]
+    return clean(shapes, osm_type=types, osm_id=numbers, tags=tags, source=source, timestamp=newest)
+
+
 def _read(path: Path, layer: str | None, cover: TileCover) -> Any:
     """GeoDataFrame of the layer's features near the tiles, through GDAL; None when it has none at all."""
     import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
-    try:
-        layer = _choose_layer(path, layer, pyogrio.list_layers(path))
-        info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
-        if info["features"] == 0:
-            return None
-        if info["crs"] is None:
-            raise _no_crs(path)
-        columns = [name for name in info["fields"] if name in _COLUMNS]
-        return pyogrio.read_dataframe(path, layer=layer, columns=columns, bbox=_box_in(info["crs"], cover))
-    except (DataSourceError, DataLayerError, FeatureError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    layer = _choose_layer(path, layer, pyogrio.list_layers(path))
+    info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
+    if info["features"] == 0:
+        return None
+    columns = [name for name in info["fields"] if name in _COLUMNS]
+    return pyogrio.read_dataframe(path, layer=layer, columns=columns, bbox=_box_in(info["crs"], cover))
 
 
 def _read_parquet(path: Path, cover: TileCover) -> Any:
     """GeoDataFrame of a GeoParquet file, only the row groups near the tiles where the file has a box column."""
     import geopandas
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        schema = pq.read_schema(path)
-        if b"geo" not in (schema.metadata or {}):
-            raise LabelError(f"{path}: Parquet without geometry metadata; write it with GeoDataFrame.to_parquet")
-        geo = json.loads(schema.metadata[b"geo"])
-        geometry = geo["columns"][geo["primary_column"]]
-        if pq.ParquetFile(path).metadata.num_rows == 0:
-            return None
-        if geometry.get("crs", {}) is None:  # absent means longitude and latitude, null means unknown
-            raise _no_crs(path)
-        columns = [geo["primary_column"], *(name for name in schema.names if name in _COLUMNS)]
-        box = _box_in(geometry.get("crs", "OGC:CRS84"), cover) if "covering" in geometry else None
-        return geopandas.read_parquet(path, columns=columns, bbox=box)
-    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise _unreadable(path, error) from error
+    schema = pq.read_schema(path)
+    if b"geo" not in (schema.metadata or {}):
+        raise LabelError(f"{path}: Parquet without geometry metadata; write it with GeoDataFrame.to_parquet")
+    geo = json.loads(schema.metadata[b"geo"])
+    geometry = geo["columns"][geo["primary_column"]]
+    if pq.ParquetFile(path).metadata.num_rows == 0:
+        return None
+    columns = [geo["primary_column"], *(name for name in schema.names if name in _COLUMNS)]
+    box = _box_in(geometry.get("crs", "OGC:CRS84"), cover) if "covering" in geometry else None
+    return geopandas.read_parquet(path, columns=columns, bbox=box)
 
 
 def _choose_layer(path: Path, wanted: str | None, layers: NDArray[np.object_]) -> str:
     """``wanted``, or the one layer that may hold polygons. ``layers`` is (n, 2): name and geometry type."""
     names = [str(name) for name, _ in layers]
-    if wanted is not None:
-        if wanted not in names:
-            raise LabelError(f"{path}: no layer {wanted!r}; there: {', '.join(names)}")
-        return wanted
-    able = [str(name) for name, kind in layers if kind is not None and ("Polygon" in kind or kind in _MIXED)]
+    if wanted is not None and wanted not in names:
+        raise LabelError(f"{path}: no layer {wanted!r}; there: {', '.join(names)}")
+    kinds = ("Unknown", "GeometryCollection")
+    mixed = [str(name) for name, kind in layers if kind is not None and ("Polygon" in kind or kind in kinds)]
+    able = mixed if wanted is None else [wanted]
     if not able:
         raise _no_polygons(path)
     if len(able) > 1:
@@ -169,18 +153,14 @@ def _choose_layer(path: Path, wanted: str | None, layers: NDArray[np.object_]) -
     return able[0]
 
 
-_MIXED = ("Unknown", "GeometryCollection")
-
-
 def _box_in(crs: Any, cover: TileCover) -> tuple[float, float, float, float] | None:
     """The tiles' box in the file's CRS, or None (read all) where the CRS does not reach."""
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
-    west, south, east, north = cover.bounds
     try:
         transformer = Transformer.from_crs(4326, CRS.from_user_input(crs), always_xy=True)
-        box = np.array(transformer.transform_bounds(west, south, east, north, densify_pts=101))
+        box = np.array(transformer.transform_bounds(*cover.bounds, densify_pts=101))
     except ProjError:
         return None
     if not np.isfinite(box).all() or box[0] > box[2]:
@@ -189,23 +169,19 @@ def _box_in(crs: Any, cover: TileCover) -> tuple[float, float, float, float] | N
     return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
 
 
-def _osm_ids(frame: Any) -> tuple[list[str], list[int]]:
+def _osm_ids(frame: Any) -> Iterator[tuple[str, int]]:
     """Type and id of every row, ("", 0) where there is none.
 
     A bare number counts as an OSM id in ``osm_id`` and ``@id``, not in ``id``, where most files number their rows.
     """
-    types, ids = [""] * len(frame), [0] * len(frame)
-    for column in ("osm_id", "@id", "id"):
-        if column not in frame:
-            continue
-        for row, value in enumerate(frame[column].tolist()):
-            kind, number = _parse_id(value, bare=column != "id")
-            if number and not ids[row]:
-                types[row], ids[row] = kind, number
-    if "osm_type" in frame:
-        for row, value in enumerate(frame["osm_type"].tolist()):
-            types[row] = types[row] or (_TYPES.get(str(value).lower(), "") if ids[row] else "")
-    return types, ids
+    columns = [(frame[name].tolist(), name != "id") for name in ("osm_id", "@id", "id") if name in frame]
+    types = frame["osm_type"].tolist() if "osm_type" in frame else [""] * len(frame)
+    for row, told in enumerate(types):
+        kind, number = "", 0
+        for values, bare in columns:
+            if not number:
+                kind, number = _parse_id(values[row], bare=bare)
+        yield kind or (_TYPES.get(str(told).lower(), "") if number else ""), number
 
 
 def _parse_id(value: Any, *, bare: bool) -> tuple[str, int]:
@@ -219,22 +195,8 @@ def _parse_id(value: Any, *, bare: bool) -> tuple[str, int]:
 
 def _tags(frame: Any) -> list[dict[str, str]]:
     """The tag columns as one mapping a row; what is no text (missing values) is no tag."""
-    columns = [name for name in TAG_KEYS if name in frame]
-    rows: list[dict[str, str]] = [{} for _ in range(len(frame))]
-    for name in columns:
-        for tags, value in zip(rows, frame[name].tolist(), strict=True):
-            if isinstance(value, str):
-                tags[name] = value
-    return rows
-
-
-def _unreadable(path: Path, error: Exception) -> LabelError:
-    detail = " ".join(str(error).split())[:200]
-    return LabelError(f"{path}: cannot be read as a vector file, it may be damaged ({detail}); replace it")
-
-
-def _no_crs(path: Path) -> LabelError:
-    return LabelError(f"{path}: declares no CRS; set it, for example with ogr2ogr -a_srs EPSG:4326 OUT {path.name}")
+    columns = [(name, frame[name].tolist()) for name in TAG_KEYS if name in frame]
+    return [{name: told[row] for name, told in columns if isinstance(told[row], str)} for row in range(len(frame))]
 
 
 def _no_polygons(path: Path) -> LabelError:

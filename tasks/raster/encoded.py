@@ -32,8 +32,7 @@ class WrongSizeError(BadImageError):
 
     def __init__(self, width: int, height: int) -> None:
         super().__init__(f"{width} x {height} pixels")
-        self.width = width
-        self.height = height
+        self.width, self.height = width, height
 
 
 def sniff(data: bytes) -> ImageFormat | None:
@@ -149,13 +148,9 @@ def _open(data: bytes, pixels: int | None) -> Image.Image:
 
 def _has_end(data: bytes, form: ImageFormat) -> bool:
     """Whether the mark that ends an image of this format is there."""
-    match form:
-        case "jpeg":
-            return data.rfind(_JPEG_END) > 0
-        case "png":
-            return data.rfind(_PNG_END) > 0
-        case "webp":
-            return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    if form == "webp":
+        return len(data) >= 8 + int.from_bytes(data[4:8], "little")
+    return data.rfind(_PNG_END if form == "png" else _JPEG_END) > 0
 
 
 def _bad(error: Exception) -> BadImageError:

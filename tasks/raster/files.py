@@ -6,7 +6,6 @@ cache for the process; it is held small, because windows are read row by row and
 
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +26,6 @@ from tasks.geo.georeference import Georeference, corners
 from tasks.samples.window import Window
 from tasks.secrets import redact
 
-IMAGE_TYPES = ("uint8", "uint16", "int16", "float32")  # of images; all others become one of these
 CACHE_BYTES = 128 << 20  # of GDAL, for decoded blocks: two rows of windows of a 9000 px RGB scene, for each thread
 OPEN_FILES = 24  # for each thread: the bands of a scene at a date, with layers and labels
 # What data sets come in. A VRT is none of them: it could make GDAL read other files, or URLs.
@@ -117,9 +115,10 @@ class Rasters:
                 detail = redact(" ".join(str(error).split())[:160])
                 place = f"columns {left}-{left + width}, rows {top}-{top + height}"
                 raise WindowReadError(f"{name}: {place} cannot be read ({detail})") from None
-        if len(columns) == width and len(rows) == height and _ascending(columns) and _ascending(rows):
+        down, along = rows - top, columns - left
+        if np.array_equal(down, np.arange(height)) and np.array_equal(along, np.arange(width)):
             return Pixels(values, missing)
-        down, along = np.ix_(rows - top, columns - left)
+        down, along = np.ix_(down, along)
         return Pixels(values[:, down, along], None if missing is None else missing[:, down, along])
 
     def close(self) -> None:
@@ -129,15 +128,15 @@ class Rasters:
                 dataset.close()
 
     def _opened(self, path: Path, name: str) -> Any:
-        files: OrderedDict[Path, _Reader] | None = getattr(self._local, "files", None)
+        files: dict[Path, _Reader] | None = getattr(self._local, "files", None)  # the one that was used last, last
         if files is None:
-            files = self._local.files = OrderedDict()
+            files = self._local.files = {}
         dataset = files.pop(path, None)
         if dataset is None or dataset.closed:
             dataset = self._open_anew(path, name)
         files[path] = dataset
         while len(files) > OPEN_FILES:
-            files.popitem(last=False)[1].close()
+            files.pop(next(iter(files))).close()
         return dataset
 
     def _open_anew(self, path: Path, name: str) -> _Reader:
@@ -213,10 +212,8 @@ def difference(one: Header, other: Header, same_size: bool = True) -> str | None
         return f"{other.name} is in {_short(b.crs)}, {one.name} is in {_short(a.crs)}: they must have the same CRS"
     to_pixels = ~Affine(*a.transform)
     near = max(1.0, one.width / other.width, one.height / other.height)
-    places = zip(corners(a, one.width, one.height), corners(b, other.width, other.height), strict=True)
-    for apart in (there - here for here, there in places):
-        columns = to_pixels.a * apart[0] + to_pixels.b * apart[1]
-        rows = to_pixels.d * apart[0] + to_pixels.e * apart[1]
+    apart = corners(b, other.width, other.height) - corners(a, one.width, one.height)
+    for columns, rows in apart @ np.array([[to_pixels.a, to_pixels.d], [to_pixels.b, to_pixels.e]]):
         if abs(columns) > near or abs(rows) > near:
             off = f"{columns:.1f} columns and {rows:.1f} rows"
             return f"{other.name} does not lie where {one.name} does: a corner is {off} off"
@@ -230,10 +227,6 @@ def _data_bands(dataset: Any, count: int | None) -> list[int]:
 
 def _has_mask_file(dataset: Any) -> bool:
     return all(MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags for flags in dataset.mask_flag_enums)
-
-
-def _ascending(indices: NDArray[np.intp]) -> bool:
-    return len(indices) == 1 or bool(indices[-1] > indices[0])
 
 
 def _missing(

@@ -9,16 +9,12 @@ from PIL import Image
 
 def resize_image(image: NDArray[Any], side: int) -> NDArray[Any]:
     """An image (band, y, x) at ``side`` x ``side`` pixels, dtype kept: averaged down or interpolated up."""
-    whole = image.dtype.kind in "ui"
-    limits = np.iinfo(image.dtype) if whole else None
-    bands = []
-    for band in image:
-        picture = Image.fromarray(band.astype(np.float32)).resize((side, side), Image.Resampling.BILINEAR)
-        values = np.asarray(picture)
-        if limits is not None:
-            values = np.clip(np.rint(values), limits.min, limits.max)
-        bands.append(values.astype(image.dtype))
-    return np.stack(bands)
+    bands = (Image.fromarray(band.astype(np.float32)) for band in image)
+    resized = np.stack([np.asarray(band.resize((side, side), Image.Resampling.BILINEAR)) for band in bands])
+    if image.dtype.kind in "ui":
+        limits = np.iinfo(image.dtype)
+        resized = np.clip(np.rint(resized), limits.min, limits.max)
+    return resized.astype(image.dtype)
 
 
 def resize_rgb(array: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

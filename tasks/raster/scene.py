@@ -5,7 +5,7 @@ is hidden in :class:`Asset`, so that windows over a folder and over a download a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -18,11 +18,9 @@ class Asset(Protocol):
     @property
     def name(self) -> str:
         """Path or URL for messages, tokens removed."""
-        ...
 
     def path(self) -> Path:
         """The file, fetched when it is not here yet. Raises WindowReadError, SourceError, CredentialError."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -33,11 +31,9 @@ class LocalAsset:
 
     @property
     def name(self) -> str:
-        """The path."""
         return str(self.file)
 
     def path(self) -> Path:
-        """The path."""
         return self.file
 
 
@@ -56,5 +52,5 @@ class Scene:
 
     name: str
     group: str
-    items: tuple[SceneItem, ...] = field(default=())
+    items: tuple[SceneItem, ...] = ()
     labels: Asset | None = None

@@ -14,9 +14,9 @@ def find_recipe(name_or_path: str) -> Path:
     Raises RecipeError, listing what there is.
     """
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if path.is_file():
-            return path
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml"):
         raise RecipeError(f"{path}: no such recipe file")
     shipped = Path("datasets") / f"{name_or_path}.yaml"
     if shipped.is_file():

@@ -12,34 +12,8 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from tasks.recipe.parts import (
-    MANNER,
-    About,
-    Area,
-    ClassEntry,
-    Clouds,
-    Color,
-    Filter,
-    Grid,
-    Limits,
-    PatchGrid,
-    PolygonCells,
-    Splits,
-    TileCells,
-    UtmCells,
-    content_of,
-)
-from tasks.recipe.sources import (
-    FOOTPRINT_SOURCES,
-    SLIPPY_SOURCES,
-    AnyImagery,
-    AnyLabels,
-    MlhubImagery,
-    SceneImagery,
-    ScenesImagery,
-    SlippyImagery,
-    StacImagery,
-)
+from tasks.recipe import parts, sources
+from tasks.recipe.parts import MANNER
 from tasks.recipe.yaml import OldNames, StrictModel, refused, renamed
 from tasks.secrets import redact_values
 
@@ -50,10 +24,7 @@ IGNORE_INDEX = 255  # wherever a pixel may be without a label
 class Recipe(StrictModel):
     """One dataset."""
 
-    old_names: ClassVar[OldNames] = {
-        ("ignore",): ("ignore_index",),
-        ("splits", "reserve"): ("splits", "holdout"),
-    }
+    old_names: ClassVar[OldNames] = {("ignore",): "ignore_index", ("splits", "reserve"): "holdout"}
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
     """Of the dataset, in lower case; shipped recipes are named as their file."""
@@ -61,29 +32,29 @@ class Recipe(StrictModel):
     """In a few words, for people."""
     description: Annotated[str, MANNER] = ""
     """In a sentence or more, for people."""
-    about: Annotated[About, MANNER] = About()
-    area: Area | None = None
+    about: Annotated[parts.About, MANNER] = parts.About()
+    area: parts.Area | None = None
     """Where: of slippy maps and of STAC items (but not with cells of kind polygons)."""
-    grid: Grid | None = None
+    grid: parts.Grid | None = None
     """The tiles that are the samples: of slippy maps, and of STAC items in place of imagery.cells."""
-    imagery: AnyImagery
+    imagery: sources.AnyImagery
     """Where images come from."""
-    labels: AnyLabels
+    labels: sources.AnyLabels
     """Where masks come from."""
-    classes: Annotated[list[ClassEntry], Field(min_length=2)]
+    classes: Annotated[list[parts.ClassEntry], Field(min_length=2)]
     """The values of the masks."""
     ignore_index: Annotated[int, Field(ge=0, le=255)] | None = None
     """The masks' value for pixels without a label: 255, of slippy maps with footprints null (every pixel has one)."""
     ignore_values: list[int] = Field(default_factory=list)
     """Values of label rasters that mean no label."""
-    ignore_colors: list[Color] = Field(default_factory=list)
+    ignore_colors: list[parts.Color] = Field(default_factory=list)
     """Colours of RGB label rasters that mean no label."""
-    clouds: Clouds = Clouds()
-    filter: Filter = Filter()
+    clouds: parts.Clouds = parts.Clouds()
+    filter: parts.Filter = parts.Filter()
     resize: Annotated[int, Field(ge=16, le=4096)] | None = None
     """Pixels along a side to which images and masks are resized; null keeps them as they are."""
-    splits: Splits = Splits()
-    limits: Annotated[Limits, MANNER] = Limits()
+    splits: parts.Splits = parts.Splits()
+    limits: Annotated[parts.Limits, MANNER] = parts.Limits()
 
     _folder: Path = PrivateAttr(default_factory=Path.cwd)
 
@@ -94,7 +65,7 @@ class Recipe(StrictModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if isinstance(self.imagery, SlippyImagery):
+        if isinstance(self.imagery, sources.SlippyImagery):
             self._check_slippy(self.imagery.source)
         elif self.ignore_index is None:
             raise refused("ignore_index", "is needed, as a pixel may have no imagery; leave it out for 255")
@@ -105,7 +76,7 @@ class Recipe(StrictModel):
 
     def _check_slippy(self, source: str) -> None:
         """Refuse what slippy maps have no use for."""
-        if self.clouds != Clouds():
+        if self.clouds != parts.Clouds():
             raise refused("clouds", f"a slippy map ({source}) does not tell clouds; leave clouds out")
         given = [key for key in ("ignore_values", "ignore_colors") if getattr(self, key)]
         if self.draws_footprints:
@@ -122,9 +93,7 @@ class Recipe(StrictModel):
         if len(set(values)) != len(values) or len(set(names)) != len(names):
             raise refused("classes", "every name and every value may stand once")
         if self.ignore_index in values:
-            raise refused(
-                "ignore_index", f"{self.ignore_index} is the value of a class; choose a value that no class has"
-            )
+            raise refused("ignore_index", f"{self.ignore_index} is the value of a class; choose one that no class has")
         unknown = [name for name in self.filter.min_fraction if name not in names]
         if unknown:
             raise refused("filter.min_fraction", f"no class {unknown[0]!r}; there are {', '.join(names)}")
@@ -134,32 +103,25 @@ class Recipe(StrictModel):
             raise refused("classes", "expected a class with value 0 for what is no building")
 
     def _check_cells(self) -> None:
-        imagery, source = self.imagery, self.imagery.source
-        if isinstance(imagery, SceneImagery):
-            for key in ("area", "grid"):
-                if getattr(self, key) is not None:
-                    raise refused(key, f"not used by imagery.source {source}")
-            provided = isinstance(imagery, MlhubImagery)
-            if not self.draws_footprints and (self.labels.source == "provided") != provided:
-                raise refused("labels.source", "provided goes with imagery.source mlhub, rasters with every other")
-            return
-        if self.labels.source == "provided":
-            raise refused("labels.source", "provided goes with imagery.source mlhub; take rasters or footprints")
-        if isinstance(imagery, StacImagery):
+        imagery, scenes = self.imagery, isinstance(self.imagery, sources.SceneImagery)
+        mlhub = isinstance(imagery, sources.MlhubImagery)
+        if not self.draws_footprints and mlhub != (self.labels.source == "provided"):
+            raise refused("labels.source", "provided goes with imagery.source mlhub, rasters with every other")
+        if isinstance(imagery, sources.StacImagery):
             if self.grid is None and imagery.cells is None:
                 raise refused("imagery.cells", "is required and missing; grid says it too where the cells are tiles")
             if self.grid is not None and imagery.cells is not None:
                 raise refused("grid", "is short for imagery.cells of kind tiles, which stands too; keep one of them")
-            if (self.area is None) == (not isinstance(self.cells, PolygonCells)):
+            if (self.area is None) == (not isinstance(self.cells, parts.PolygonCells)):
                 raise refused("area", "needed for cells of kind tiles and utm, and not used by polygons")
             return
         for key in ("area", "grid"):
-            if getattr(self, key) is None:
-                raise refused(key, f"is required with imagery.source {source}")
+            if scenes != (getattr(self, key) is None):
+                raise refused(key, f"{'not used by' if scenes else 'is required with'} imagery.source {imagery.source}")
 
     def _check_splits(self) -> None:
-        splits, patches = self.splits, self.patch_grid
-        slippy, scenes = isinstance(self.imagery, SlippyImagery), isinstance(self.imagery, SceneImagery)
+        splits, grid, patches = self.splits, self.grid, self.patch_grid
+        slippy, cut = isinstance(self.imagery, sources.SlippyImagery), patches is not None and patches.size > 0
         if slippy and splits.by in ("scene", "group"):
             raise refused("splits.by", f"{splits.by} goes with scenes and STAC items; slippy maps take block or tile")
         if splits.by == "tile" and not slippy:
@@ -168,30 +130,26 @@ class Recipe(StrictModel):
             raise refused("splits.block_zoom", "goes with slippy maps; elsewhere splits.block counts samples")
         if splits.block is not None and slippy:
             raise refused("splits.block", "slippy maps take splits.block_zoom")
-        if slippy and self.grid is not None and self.block_zoom > self.grid.zoom:
-            raise refused(
-                "splits.block_zoom", f"block_zoom {self.block_zoom} is deeper than grid.zoom {self.grid.zoom}"
-            )
-        if splits.by == "block" and scenes and (patches is None or patches.size == 0):
+        if slippy and grid is not None and self.block_zoom > grid.zoom:
+            raise refused("splits.block_zoom", f"block_zoom {self.block_zoom} is deeper than grid.zoom {grid.zoom}")
+        if splits.by == "block" and patches is not None and not cut:
             raise refused("splits.by", "block goes with cells, and with scenes that are cut (imagery.windows.size)")
-        if splits.buffer and scenes and splits.by != "block":
+        if splits.buffer and patches is not None and splits.by != "block":
             raise refused("splits.buffer", "of scenes goes with splits.by: block")
-        if splits.holdout and (patches is None or patches.size == 0):
+        if splits.holdout and not cut:
             raise refused("splits.holdout", "goes with scenes that are cut into windows (imagery.windows.size)")
         if splits.holdout and splits.by != "scene":
             raise refused("splits.holdout", "goes with splits.by: scene")
-        if splits.by != "sample" or slippy:
-            return
-        if patches and (patches.overlaps or patches.padding):
+        if splits.by == "sample" and patches is not None and patches.step < patches.size:
             raise refused("splits.by", "windows overlap, so by: sample would put the same ground into two splits")
         dates = getattr(self.imagery, "dates", None)
-        if dates and (dates.pick == "all" or dates.count > 1):
+        if splits.by == "sample" and dates and (dates.pick == "all" or dates.count > 1):
             raise refused("splits.by", "several dates of one window are samples, so by: sample would split a place")
 
     @property
     def draws_footprints(self) -> bool:
         """Whether masks are drawn from footprints instead of being read from rasters."""
-        return self.labels.source in FOOTPRINT_SOURCES
+        return self.labels.source in sources.FOOTPRINT_SOURCES
 
     @property
     def building_value(self) -> int | None:
@@ -199,16 +157,16 @@ class Recipe(StrictModel):
         return next((entry.value for entry in self.classes if entry.name == "building"), None)
 
     @property
-    def cells(self) -> TileCells | UtmCells | PolygonCells | None:
+    def cells(self) -> parts.Cells | None:
         """What is laid over the area; None where samples are cut from scenes."""
         if self.grid is not None:
-            return TileCells(kind="tiles", zoom=self.grid.zoom, size=self.grid.tile_size)
-        return self.imagery.cells if isinstance(self.imagery, StacImagery) else None
+            return parts.TileCells(kind="tiles", zoom=self.grid.zoom, size=self.grid.tile_size)
+        return self.imagery.cells if isinstance(self.imagery, sources.StacImagery) else None
 
     @property
-    def patch_grid(self) -> PatchGrid | None:
+    def patch_grid(self) -> parts.PatchGrid | None:
         """How samples are cut from scenes; None where cells are laid over an area."""
-        return self.imagery.windows if isinstance(self.imagery, MlhubImagery | ScenesImagery) else None
+        return self.imagery.windows if isinstance(self.imagery, sources.SceneImagery) else None
 
     @property
     def block_zoom(self) -> int:
@@ -243,12 +201,12 @@ class Recipe(StrictModel):
             "splits.seed": splits.seed,
         }
         groups = {split: sorted(names) for split, names in sorted(splits.groups.items())}
-        if isinstance(imagery, SlippyImagery):
-            grid = self.grid or Grid(zoom=0)
+        if isinstance(imagery, sources.SlippyImagery):
+            grid = self.grid or parts.Grid(zoom=0)
             common |= {
                 "grid.zoom": grid.zoom,
                 "grid.tile_size": grid.tile_size,
-                "imagery": imagery.shown,
+                "imagery": getattr(imagery, sources.SLIPPY_SOURCES[imagery.source]),
                 "splits.block_zoom": self.block_zoom if splits.by == "block" else None,
             }
             # What slippy maps could not say once is named where it is said, so that older datasets go on.
@@ -269,8 +227,7 @@ class Recipe(StrictModel):
     def public(self) -> dict[str, Any]:
         """The recipe's values as JSON, tokens in URLs and headers replaced: what a store may hold."""
         values = self.model_dump(mode="json")
-        headers = values["imagery"].get("headers")
-        if headers:
+        if headers := values["imagery"].get("headers"):
             values["imagery"]["headers"] = dict.fromkeys(headers, "***")
         return {key: redact_values(value) for key, value in values.items()}
 
@@ -280,22 +237,22 @@ class Recipe(StrictModel):
 
     def content_hash(self) -> str:
         """SHA-256 of the values that say what the samples are, and of no other, as hex."""
-        return _digest({key: redact_values(value) for key, value in content_of(self).items()})
+        return _digest({key: redact_values(value) for key, value in parts.content_of(self).items()})
 
 
 def _digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _source(part: Any) -> Any:
+def _source(part: Any) -> str:
     """The source that a part of a recipe names, be it values or a model already."""
-    return part.get("source") if isinstance(part, Mapping) else getattr(part, "source", None)
+    return str(part.get("source") if isinstance(part, Mapping) else getattr(part, "source", None))
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
     """``values`` with what is assumed where nothing is said, which depends on the source of the imagery."""
-    slippy = _source(values.get("imagery")) in SLIPPY_SOURCES
-    drawn = _source(values.get("labels")) in FOOTPRINT_SOURCES
+    slippy = _source(values.get("imagery")) in sources.SLIPPY_SOURCES
+    drawn = _source(values.get("labels")) in sources.FOOTPRINT_SOURCES
     if slippy:
         for key, more in (("filter", {"min_building_fraction": MIN_BUILDING_FRACTION}), ("splits", {"by": "block"})):
             given = values.get(key, {})

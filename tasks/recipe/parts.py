@@ -7,7 +7,7 @@ what the files and servers gave is hashed by itself. The string below a key is i
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from tasks.recipe.yaml import StrictModel, refused
 
@@ -19,6 +19,14 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(min_length=1)]
 Side = Annotated[int, Field(ge=16, le=16384)]
 Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
+
+
+def _box(value: list[float]) -> list[float]:
+    if len(value) == 4:
+        west, south, east, north = value
+        if -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90 and west != east:
+            return value
+    raise ValueError("expected [west, south, east, north] in degrees, south < north, west and east differing")
 
 
 class About(StrictModel):
@@ -41,7 +49,7 @@ class Area(StrictModel):
 
     tiles: Annotated[str | None, MANNER] = None
     """Path of a text file of z/x/y lines."""
-    bbox: list[float] | None = None
+    bbox: Annotated[list[float], AfterValidator(_box)] | None = None
     """West, south, east, north in degrees; west > east crosses the antimeridian."""
     place: str | None = None
     """A name for Nominatim, or an OSM id such as R1403916."""
@@ -58,18 +66,6 @@ class Area(StrictModel):
         if len(given) != 1:
             raise ValueError(f"needs exactly one of tiles, bbox, place, geojson (got {', '.join(given) or 'none'})")
         return self
-
-    @field_validator("bbox")
-    @classmethod
-    def _check_bbox(cls, value: list[float] | None) -> list[float] | None:
-        if value is None:
-            return None
-        if len(value) != 4:
-            raise ValueError("expected [west, south, east, north] in degrees")
-        west, south, east, north = value
-        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90 and west != east):
-            raise ValueError("expected [west, south, east, north] in degrees, south < north, west and east differing")
-        return value
 
 
 class Grid(StrictModel):
@@ -143,11 +139,6 @@ class PatchGrid(StrictModel):
     def step(self) -> int:
         """Pixels from one window's labelled core to the next one's; 0 where scenes are whole."""
         return self.stride or self.size - 2 * self.padding
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether two windows share pixels throughout (a last one that is pulled inside is not counted)."""
-        return self.step < self.size
 
 
 class ClassEntry(StrictModel):
@@ -247,20 +238,13 @@ class Limits(StrictModel):
     """Share of the images asked for that may fail."""
 
 
-def content_of(model: BaseModel) -> dict[str, Any]:
-    """The content keys of a model with their values as JSON takes them, those of its parts included."""
-    return {
-        name: _plain(getattr(model, name))
-        for name, field in type(model).model_fields.items()
-        if MANNER not in field.metadata
-    }
-
-
-def _plain(value: Any) -> Any:
+def content_of(value: Any) -> Any:
+    """A model or value as JSON takes it, of models and the models in them the content keys alone."""
     if isinstance(value, BaseModel):
-        return content_of(value)
+        fields = type(value).model_fields.items()
+        return {name: content_of(getattr(value, name)) for name, field in fields if MANNER not in field.metadata}
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: content_of(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_plain(inner) for inner in value]
+        return [content_of(inner) for inner in value]
     return value

@@ -8,8 +8,8 @@ the models' docstrings and the strings below their keys; they are read from the 
 import ast
 import inspect
 import json
+from itertools import pairwise
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +19,7 @@ from pydantic_core import core_schema
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import MANNER
 from tasks.recipe.sources import SLIPPY_SOURCES
+from tasks.recipe.yaml import StrictModel
 
 FILE = Path("datasets/recipe.schema.json")
 MARK = "x-tilewright"  # says of a property whether it is content or manner
@@ -29,7 +30,7 @@ def recipe_schema() -> dict[str, Any]:
     """The schema, as JSON takes it."""
     schema: dict[str, Any] = Recipe.model_json_schema(schema_generator=_Generator)
     for old, new in Recipe.old_names.items():
-        _add_old_name(schema, old, new[-1])
+        _add_old_name(schema, old, new)
     slippy = {"properties": {"source": {"enum": list(SLIPPY_SOURCES)}}, "required": ["source"]}
     schema["if"] = {"properties": {"imagery": slippy}, "required": ["imagery"]}
     schema["then"] = {"required": ["area", "grid"]}
@@ -52,10 +53,9 @@ class _Generator(GenerateJsonSchema):
         made = super().model_schema(schema)
         made.pop("title")
         made["description"] = _text(model.__doc__ or "")
-        descriptions = _descriptions(model)
+        for key, text in _descriptions(model).items():
+            made["properties"][key]["description"] = text
         for key, value in made["properties"].items():
-            if key in descriptions:
-                value["description"] = descriptions[key]
             if "$ref" in value or value.get("default") is None or (model.__name__, key) in _DEFAULT_VARIES:
                 value.pop("default", None)
             value[MARK] = MANNER if MANNER in model.model_fields[key].metadata else "content"
@@ -90,16 +90,12 @@ def _descriptions(model: type[BaseModel]) -> dict[str, str]:
     """The strings that stand below the keys of a model, those it inherits included."""
     found: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if not issubclass(base, BaseModel) or base is BaseModel:
-            continue
-        (definition,) = ast.parse(dedent(inspect.getsource(base))).body
-        if not isinstance(definition, ast.ClassDef):
-            continue
-        for key, below in zip(definition.body, definition.body[1:], strict=False):
-            if not isinstance(key, ast.AnnAssign) or not isinstance(key.target, ast.Name):
-                continue
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                found[key.target.id] = _text(str(below.value.value))
+        if issubclass(base, StrictModel) and base is not StrictModel:
+            (definition,) = ast.parse(inspect.getsource(base)).body
+            for pair in pairwise(ast.iter_child_nodes(definition)):
+                match pair:
+                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(text))):
+                        found[key] = _text(text)
     return found
 
 

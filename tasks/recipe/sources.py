@@ -1,17 +1,47 @@
 """Where imagery and labels come from, as recipes say it: one model for each source."""
 
 import re
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tasks.recipe.parts import MANNER, Cells, Fraction, Name, PatchGrid
 from tasks.recipe.yaml import StrictModel
 
 Rate = Annotated[float, Field(gt=0)]
+SLIPPY_SOURCES = {"xyz": "url", "mapbox": "tileset", "ign": "layer"}  # each with the key that names the map
 
-OSM_ATTRIBUTION = "© OpenStreetMap contributors"
-OSM_LICENCE = "ODbL-1.0"
+
+def _template(value: str) -> str:
+    if not re.match(r"https?://", value):
+        raise ValueError("expected an http:// or https:// URL template")
+    valid = "{z} {x} {y} {-y} {q} {s} {token}"
+    known, names = (set(re.findall(r"\{([^{}]*)\}", text)) for text in (valid, value))
+    if unknown := names - known:
+        raise ValueError(f"unknown placeholder {{{min(unknown)}}}; valid: {valid}")
+    if "q" not in names and not ({"z", "x"} <= names and names & {"y", "-y"}):
+        raise ValueError("expected {z}, {x} and {y} (or {-y}), or {q}, in the URL template")
+    return value
+
+
+def _all_different(value: list[str]) -> list[str]:
+    if len(set(value)) != len(value):
+        raise ValueError("every band may stand once")
+    return value
+
+
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from None
+    return value
+
+
+def _checksum(value: str) -> str:
+    if not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|https?://\S+", value):
+        raise ValueError("expected md5:<32 hex digits>, sha256:<64 hex digits> or the http(s) URL of such a file")
+    return value
 
 
 class Dates(StrictModel):
@@ -50,21 +80,13 @@ class SlippyImagery(Imagery):
     requests_per_second: Annotated[Rate | None, MANNER] = None
     """At most; null for no limit."""
     timeout: Annotated[float, Field(gt=0, le=600), MANNER] = 30.0
-    """Seconds for one request."""
-    map_key: ClassVar[str]  # which key names the map that is shown
-
-    @property
-    def shown(self) -> str:
-        """The map that is shown, in the recipe's words."""
-        return str(getattr(self, self.map_key))
 
 
 class XyzImagery(SlippyImagery):
     """Any slippy map or WMTS in KVP form: ``{z} {x} {y} {-y} {q} {s} {token}`` in ``url``."""
 
-    map_key = "url"
     source: Literal["xyz"]
-    url: str
+    url: Annotated[str, AfterValidator(_template)]
     """Of a tile, with its placeholders. It names the map, so another URL is another dataset."""
     headers: Annotated[dict[str, str], MANNER] = Field(default_factory=dict)
     """Sent with every request; no store holds their values."""
@@ -74,20 +96,6 @@ class XyzImagery(SlippyImagery):
     """The environment variable whose value replaces {token}."""
     absent: Annotated[str, MANNER] = "Tile not found"
     """What the body of a 404 says when the tile just does not exist."""
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, value: str) -> str:
-        if not re.match(r"https?://", value):
-            raise ValueError("expected an http:// or https:// URL template")
-        names = set(re.findall(r"\{([^{}]*)\}", value))
-        unknown = names - {"z", "x", "y", "-y", "q", "s", "token"}
-        if unknown:
-            valid = "{z} {x} {y} {-y} {q} {s} {token}"
-            raise ValueError(f"unknown placeholder {{{min(unknown)}}}; valid: {valid}")
-        if "q" not in names and not ({"z", "x"} <= names and names & {"y", "-y"}):
-            raise ValueError("expected {z}, {x} and {y} (or {-y}), or {q}, in the URL template")
-        return value
 
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
@@ -101,7 +109,6 @@ class XyzImagery(SlippyImagery):
 class MapboxImagery(SlippyImagery):
     """Mapbox v4 raster tiles. Billed by the tile; storing them needs the terms to be accepted."""
 
-    map_key = "tileset"
     source: Literal["mapbox"]
     tileset: str = "mapbox.satellite"
     """The tileset's id."""
@@ -112,39 +119,28 @@ class MapboxImagery(SlippyImagery):
     accept_terms: Annotated[bool, MANNER] = False
     """That your agreement with Mapbox allows storing its imagery."""
     requests_per_second: Annotated[Rate | None, MANNER] = 1000.0  # the default account limit is 100,000 a minute
-    """At most; null for no limit."""
 
 
 class IgnImagery(SlippyImagery):
     """The French mapping agency's orthophotos: no key, open licence."""
 
-    map_key = "layer"
     source: Literal["ign"]
     layer: str = "ORTHOIMAGERY.ORTHOPHOTOS"
     """A layer of the WMTS."""
     attribution: str = "IGN - BD ORTHO"
     licence: str = "Etalab-2.0"
     requests_per_second: Annotated[Rate | None, MANNER] = 10.0  # exempt from limits, and we stay polite
-    """At most; null for no limit."""
     connections: Annotated[int, Field(ge=1, le=1000), MANNER] = 10
-    """Requests under way at once."""
 
 
 class BandImagery(Imagery):
     """What every source of acquisitions in bands takes."""
 
-    bands: Annotated[list[Name], Field(min_length=1, max_length=64)]
+    bands: Annotated[list[Name], Field(min_length=1, max_length=64), AfterValidator(_all_different)]
     """Of the images, in this order."""
     dates: Dates = Dates()
     connections: Annotated[int, Field(ge=1, le=64), MANNER] = 8
     """Windows that a shard reads at once from another machine."""
-
-    @field_validator("bands")
-    @classmethod
-    def _check_bands(cls, value: list[str]) -> list[str]:
-        if len(set(value)) != len(value):
-            raise ValueError("every band may stand once")
-        return value
 
 
 class StacImagery(BandImagery):
@@ -171,14 +167,8 @@ class StacImagery(BandImagery):
     """That the search may find."""
 
 
-class SceneImagery(BandImagery):
-    """What is read from scenes in files, wherever the files are.
-
-    The order of keys below stands in the ledgers of datasets that are to be continued (Source.key).
-    """
-
-
-class MlhubImagery(SceneImagery):
+# The order of keys below stands in the ledgers of datasets that are to be continued (Source.key).
+class MlhubImagery(BandImagery):
     """A Radiant MLHub collection, wherever it is today."""
 
     source: Literal["mlhub"]
@@ -207,7 +197,7 @@ class MlhubImagery(SceneImagery):
         return self
 
 
-class ScenesImagery(SceneImagery):
+class ScenesImagery(BandImagery):
     """A folder of GeoTIFFs.
 
     ``images`` is a path with placeholders: ``{scene}`` names the scene, ``{band}`` one file of each band,
@@ -219,36 +209,25 @@ class ScenesImagery(SceneImagery):
     """Path of the files, with placeholders."""
     file_bands: list[Name] = Field(default_factory=list)
     """Names of a file's bands in order, when more than ``bands``."""
-    group: str | None = None
+    group: Annotated[str, AfterValidator(_expression)] | None = None
     """A regular expression on the scene's name; what it matches is the group, e.g. ^[a-z]+."""
     nodata: float | None = None
     """The value of pixels without data, where the files do not say."""
     windows: PatchGrid
 
-    @field_validator("group")
-    @classmethod
-    def _check_group(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"is no regular expression ({error})") from None
-        return value
 
-
+SceneImagery = MlhubImagery | ScenesImagery  # read from scenes in files, wherever the files are
 AnyImagery = Annotated[
-    XyzImagery | MapboxImagery | IgnImagery | StacImagery | MlhubImagery | ScenesImagery,
-    Field(discriminator="source"),
+    XyzImagery | MapboxImagery | IgnImagery | StacImagery | MlhubImagery | ScenesImagery, Field(discriminator="source")
 ]
-SLIPPY_SOURCES = ("xyz", "mapbox", "ign")
 
 
 class Labels(StrictModel):
     """What every label source takes."""
 
-    attribution: str = OSM_ATTRIBUTION
+    attribution: str = "© OpenStreetMap contributors"
     """Whom to name; it stands in every version."""
-    licence: str = OSM_LICENCE
+    licence: str = "ODbL-1.0"
     """Of the labels; it stands in every version."""
 
 
@@ -286,7 +265,7 @@ class PbfLabels(Labels):
     """Of a file on this machine."""
     url: Annotated[str | None, MANNER] = None
     """To download the extract from."""
-    checksum: Annotated[str | None, MANNER] = None
+    checksum: Annotated[Annotated[str, AfterValidator(_checksum)] | None, MANNER] = None
     """md5:... or sha256:..., or the URL of a file that holds one."""
 
     @model_validator(mode="after")
@@ -294,13 +273,6 @@ class PbfLabels(Labels):
         if (self.path is None) == (self.url is None):
             raise ValueError("needs exactly one of path and url")
         return self
-
-    @field_validator("checksum")
-    @classmethod
-    def _check_checksum(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"md5:[0-9a-f]{32}|sha256:[0-9a-f]{64}|https?://\S+", value):
-            raise ValueError("expected md5:<32 hex digits>, sha256:<64 hex digits> or the http(s) URL of such a file")
-        return value
 
 
 class RasterLabels(Labels):

@@ -19,7 +19,7 @@ from tasks.errors import RecipeError
 
 Key = str | int
 KeyPath = tuple[Key, ...]
-OldNames = Mapping[tuple[str, ...], tuple[str, ...]]  # of keys in a file, old to present; in the same mapping
+OldNames = Mapping[tuple[str, ...], str]  # of keys, by their places in a file: the present name in the same mapping
 
 MAX_FILE_BYTES = 1 << 20
 
@@ -34,14 +34,10 @@ class StrictModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            for key in data:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "unknown key; {hint}",
-                        {"key": str(key), "hint": _hint(str(key), sorted(cls.model_fields))},
-                    )
+        for key in data if isinstance(data, Mapping) else ():
+            if key not in cls.model_fields:
+                context = {"key": str(key), "hint": _hint(str(key), sorted(cls.model_fields))}
+                raise PydanticCustomError("unknown_key", "unknown key; {hint}", context)
         return data
 
     def replaced(self, **changes: Any) -> Self:
@@ -63,7 +59,7 @@ def renamed(data: Mapping[str, Any], old_names: OldNames) -> dict[str, Any]:
     Raises what :func:`refused` makes where both names stand.
     """
     values = dict(data)
-    for (*path, old), (*_, new) in old_names.items():
+    for (*path, old), new in old_names.items():
         if not isinstance(_holder(values, (*path, old)), Mapping):
             continue
         holder = values
@@ -123,67 +119,47 @@ def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        places = [_place(data, item, model.old_names) for item in error.errors()]
-        problems = [_located(path, lines, overrides, *place) for place in places]
-        raise RecipeError("\n".join(problems)) from None
-
-
-def parse_scalar(text: str) -> Any:
-    """One YAML value, as ``--set key=value`` takes it. Raises RecipeError."""
-    try:
-        return yaml.load(text, Loader=_CoreLoader)  # noqa: S506 - _CoreLoader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set value {text!r} is not valid YAML: {error}") from None
+        found = [(_place(data, item, model.old_names), _message(item)) for item in error.errors()]
+        raise RecipeError("\n".join(_located(path, lines, overrides, *problem) for problem in found)) from None
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise RecipeError(f"{path}: larger than {MAX_FILE_BYTES} bytes; expected a small YAML file")
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
-    loader = None
-    try:
-        loader = _CoreLoader(text)
+        loader = _CoreLoader(path.read_text(encoding="utf-8"))
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             raise RecipeError(f"{path}:1: expected a mapping of keys to values at the top")
         lines: dict[KeyPath, int] = {}
-        _collect_lines(path, root, (), lines, depth=0)
-        data = loader.construct_document(root)
+        _collect_lines(path, root, (), lines)
+        return loader.construct_document(root), lines
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError(f"{path}{line}: not valid YAML ({problem})") from None
+        raise RecipeError(f"{path}{line}: not valid YAML ({problem or error})") from None
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{path}: not valid YAML ({error})") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-    return data, lines
 
 
-def _collect_lines(path: Path, node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], depth: int) -> None:
-    if depth > 32:
+def _collect_lines(path: Path, node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int]) -> None:
+    if len(at) > 32:
         raise RecipeError(f"{path}:{node.start_mark.line + 1}: nested more than 32 deep; expected a plain file")
     lines.setdefault(at, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
         for key, value in node.value:
-            name = str(key.value)
-            line = key.start_mark.line + 1
-            if name in seen:
+            name, line = str(key.value), key.start_mark.line + 1
+            if (*at, name) in lines:
                 raise RecipeError(f"{path}:{line}: key {name!r} stands twice; keep one of them")
-            seen.add(name)
             lines[(*at, name)] = line
-            _collect_lines(path, value, (*at, name), lines, depth + 1)
+            _collect_lines(path, value, (*at, name), lines)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _collect_lines(path, value, (*at, index), lines, depth + 1)
+            _collect_lines(path, value, (*at, index), lines)
 
 
 def _apply(data: dict[str, Any], override: str, old_names: OldNames) -> None:
@@ -191,34 +167,36 @@ def _apply(data: dict[str, Any], override: str, old_names: OldNames) -> None:
     parts = key.strip().split(".")
     if not sign or not all(parts):
         raise RecipeError(f"--set {override!r}: expected key=value, for example --set grid.zoom=17")
+    try:
+        given = yaml.load(value, Loader=_CoreLoader)  # noqa: S506 - _CoreLoader is a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set value {value!r} is not valid YAML: {error}") from None
     target: Any = data
-    for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        where = ".".join(parts[: depth + 1])
+    for depth, part in enumerate(parts, start=1):
+        index: Any = part
         if isinstance(target, list):
             if not part.isdigit() or int(part) >= len(target):
+                where = ".".join(parts[:depth])
                 raise RecipeError(f"--set {key}: {where} is not one of the {len(target)} entries (0 is the first)")
-            index: Any = int(part)
-        elif isinstance(target, dict):
-            index = part
-        else:
-            raise RecipeError(f"--set {key}: {'.'.join(parts[:depth])} is a single value and has no key {part!r}")
-        if last:
-            target[index] = parse_scalar(value)
-        else:
-            if isinstance(target, dict) and target.get(index) is None:
-                target[index] = {}
-            target = target[index]
-    for pair in old_names.items():
+            index = int(part)
+        elif not isinstance(target, dict):
+            where = ".".join(parts[: depth - 1])
+            raise RecipeError(f"--set {key}: {where} is a single value and has no key {part!r}")
+        if depth == len(parts):
+            target[index] = given
+        elif isinstance(target, dict) and target.get(index) is None:
+            target[index] = {}
+        target = target[index]
+    for old, new in old_names.items():
+        pair = (old, (*old[:-1], new))
         if tuple(parts) in pair:
-            other = pair[pair[0] == tuple(parts)]
+            other = pair[old == tuple(parts)]
             (_holder(data, other) or {}).pop(other[-1], None)
 
 
-def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> tuple[KeyPath, str]:
-    """Where in the file, by the names that it has there, an error lies, and what it says."""
-    context = error.get("ctx", {})
-    at, message = _real_path(data, error["loc"]), _message(error, context)
+def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> KeyPath:
+    """Where in the file, by the names that it has there, an error lies."""
+    at, context = _real_path(data, error["loc"]), error.get("ctx", {})
     if error["type"] == "unknown_key":
         at = (*at, str(context["key"]))
     elif error["type"] == "union_tag_invalid":
@@ -226,9 +204,9 @@ def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> tuple[KeyPath
     elif error["type"] == "refused":
         at = (*at, *(int(part) if part.isdigit() else part for part in str(context["at"]).split(".")))
     for old, new in old_names.items():
-        if at[: len(new)] == new and _holder(data, old) is not None:
-            at = (*old, *at[len(new) :])
-    return at, message
+        if at[: len(old)] == (*old[:-1], new) and _holder(data, old) is not None:
+            at = (*old, *at[len(old) :])
+    return at
 
 
 def _located(path: Path, lines: dict[KeyPath, int], overrides: Sequence[str], at: KeyPath, message: str) -> str:
@@ -241,31 +219,25 @@ def _located(path: Path, lines: dict[KeyPath, int], overrides: Sequence[str], at
     return f"{path}:{lines.get(known, 1)}: {dotted or 'the file'}: {message}"
 
 
-def _message(error: ErrorDetails, context: Mapping[str, Any]) -> str:
-    kind, given = error["type"], error.get("input")
+def _message(error: ErrorDetails) -> str:
+    kind, given, context = error["type"], error.get("input"), error.get("ctx", {})
     if kind == "missing":
         return "is required and missing"
     if kind == "union_tag_not_found":
-        key = str(context["discriminator"]).strip("'")
-        return f"needs the key {key!r}, which says what kind it is"
-    if kind == "union_tag_invalid":
-        return f"unknown value {context['tag']!r}; {_hint(str(context['tag']), _quoted(context['expected_tags']))}"
+        return f"needs the key {context['discriminator']}, which says what kind it is"
+    if kind in ("union_tag_invalid", "literal_error"):
+        value, expected = context.get("tag", given), str(context.get("expected_tags") or context["expected"])
+        valid = re.findall(r"'([^']+)'", expected) or [expected]
+        return f"unknown value {value!r}; {_hint(str(value), valid)}"
     if kind == "refused":
         return str(context["message"])
-    if kind == "literal_error":
-        expected = str(context["expected"])
-        return f"unknown value {given!r}; {_hint(str(given), _quoted(expected) or [expected])}"
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return f"expected a mapping of keys to values (got {given!r})"
     text = error["msg"].removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
-    if kind in ("value_error", "unknown_key") or isinstance(given, (dict, list)):
+    if kind in ("value_error", "unknown_key") or isinstance(given, dict | list):
         return text
     return f"{text} (got {given!r})"
-
-
-def _quoted(text: str) -> list[str]:
-    return re.findall(r"'([^']+)'", text)
 
 
 def _hint(given: str, valid: Sequence[str]) -> str:
@@ -279,15 +251,11 @@ def _real_path(data: Any, loc: tuple[Key, ...]) -> KeyPath:
     at: list[Key] = []
     here = data
     for position, part in enumerate(loc):
-        if isinstance(here, dict) and part not in here and position < len(loc) - 1:
-            continue
-        if isinstance(here, dict) and part not in here and part in here.values():
+        if isinstance(here, dict) and part not in here and (position < len(loc) - 1 or part in here.values()):
             continue
         at.append(part)
-        if isinstance(here, dict):
-            here = here.get(str(part))
-        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+        try:
             here = here[part]
-        else:
+        except (KeyError, IndexError, TypeError):  # what is missing, or a single value
             here = None
     return tuple(at)

@@ -3,9 +3,9 @@
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mercantile
 import numpy as np
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from tasks.atomic import write_text
 from tasks.errors import AreaError
+from tasks.geo.quadtree import Squares, squares_in
 from tasks.geo.tiles import MAX_LATITUDE, Tile, quadkey
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, TileCells
 from tasks.secrets import redact
 
+T = TypeVar("T")
 MAX_GEOJSON_BYTES = 256 << 20
 _R2 = (0.7548776662466927, 0.5698402909980532)  # inverse powers of the plastic number: the R2 sequence (Roberts 2018)
 
@@ -35,18 +37,12 @@ def candidate_tiles(recipe: Recipe, work: Path) -> list[Tile]:
     if area is None or not isinstance(made, TileCells):
         raise TypeError("the recipe's cells are no tiles")
     zoom, zoom_key = made.zoom, "grid.zoom" if recipe.grid is not None else "imagery.cells.zoom"
-    if area.sample is not None and area.sample > cap:
-        raise AreaError(f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other")
+    check_sample(area, cap)
     if area.tiles is not None:
         tiles = read_tile_list(recipe.resolve(area.tiles), zoom, zoom_key)
         chosen = tiles if area.sample is None else systematic_sample(tiles, area.sample, area.seed)
     else:
-        shape = clip_to_map(area_shape(area, recipe.resolve, work))
-        if shape.is_empty:
-            raise AreaError(
-                "the area is empty: it has no surface between the latitudes "
-                f"{-MAX_LATITUDE:.4f} and {MAX_LATITUDE:.4f} that the tile grid covers; check area"
-            )
+        shape = area_shape(area, recipe.resolve, work)
         if area.sample is None:
             chosen = tiles_in(shape, zoom, cap, zoom_key)
         else:
@@ -56,6 +52,12 @@ def candidate_tiles(recipe: Recipe, work: Path) -> list[Tile]:
     if len(chosen) > cap:
         raise AreaError(_over_cap(len(chosen), zoom, cap, zoom_key))
     return sorted(chosen)
+
+
+def check_sample(area: Area, cap: int) -> None:
+    """Raise AreaError where more cells are to be drawn than the recipe allows."""
+    if area.sample is not None and area.sample > cap:
+        raise AreaError(f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other")
 
 
 def read_tile_list(path: Path, zoom: int, zoom_key: str = "grid.zoom") -> list[Tile]:
@@ -96,26 +98,10 @@ def tiles_in(shape: Any, zoom: int, cap: int, zoom_key: str = "grid.zoom") -> li
 
     Raises AreaError as soon as more than ``cap`` are certain.
     """
-    shapely.prepare(shape)
-    open_x, open_y = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-    whole: list[tuple[int, NDArray[np.int64], NDArray[np.int64]]] = []  # tiles inside the shape, with their zoom
-    count = 0
-    for level in range(zoom + 1):
-        boxes = _lonlat_boxes(level, open_x, open_y)
-        meets = shapely.intersects(shape, boxes) & ~shapely.touches(shape, boxes)
-        inside = shapely.contains(shape, boxes) if level < zoom else meets
-        whole.append((level, open_x[inside], open_y[inside]))
-        count += int(inside.sum()) << (2 * (zoom - level))
-        border = meets & ~inside
-        if count + int(border.sum()) > cap:
-            raise AreaError(_over_cap(_estimate(shape, zoom), zoom, cap, zoom_key))
-        open_x, open_y = _children(open_x[border], open_y[border])
-    found: list[Tile] = []
-    for level, x, y in whole:
-        for _ in range(zoom - level):
-            x, y = _children(x, y)
-        found.extend(Tile(zoom, int(i), int(j)) for i, j in zip(x, y, strict=True))
-    return found
+    over_cap = _over_cap(_estimate(shape, zoom), zoom, cap, zoom_key)
+    world = np.zeros((2, 1), dtype=np.int64)
+    found = squares_in(shape, lambda level, at: _lonlat_boxes(zoom - level, at), world, zoom, cap, over_cap)
+    return [Tile(zoom, x, y) for x, y in found.T.tolist()]
 
 
 def sample_in(shape: Any, zoom: int, count: int, seed: int) -> list[Tile]:
@@ -126,10 +112,7 @@ def sample_in(shape: Any, zoom: int, count: int, seed: int) -> list[Tile]:
     asked for is enumerated instead. Raises AreaError when it holds fewer than ``count``.
     """
     if _estimate(shape, zoom) <= max(4 * count, 50_000):
-        tiles = tiles_in(shape, zoom, cap=max(16 * count, 400_000))
-        if len(tiles) < count:
-            raise AreaError(f"area.sample asks for {count:,} tiles, the area holds {len(tiles):,}; lower area.sample")
-        return systematic_sample(tiles, count, seed)
+        return systematic_sample(tiles_in(shape, zoom, cap=max(16 * count, 400_000)), count, seed)
     west, south, east, north = shape.bounds
     first = mercantile.tile(west, north, zoom)
     last = mercantile.tile(east, south, zoom)
@@ -141,51 +124,70 @@ def sample_in(shape: Any, zoom: int, count: int, seed: int) -> list[Tile]:
         index = np.arange(start, start + batch, dtype=np.float64)
         x = first.x + (index * _R2[0] % 1.0 * width).astype(np.int64)
         y = first.y + (index * _R2[1] % 1.0 * height).astype(np.int64)
-        centres = shapely.centroid(_lonlat_boxes(zoom, x, y))
-        for i in np.flatnonzero(shapely.contains(shape, centres)):
+        at = np.stack((x, y))
+        taken = shapely.contains(shape, shapely.centroid(_lonlat_boxes(zoom, at)))
+        for column, row in at[:, taken].T.tolist():
             if len(found) < count:
-                found[Tile(zoom, int(x[i]), int(y[i]))] = None
+                found[Tile(zoom, column, row)] = None
         start += batch
     return list(found)
 
 
 def systematic_sample(tiles: list[Tile], count: int, seed: int) -> list[Tile]:
     """``count`` of ``tiles`` at equal steps along their quadkeys, so that they spread evenly."""
-    if count > len(tiles):
-        raise AreaError(f"area.sample asks for {count:,} tiles, the area holds {len(tiles):,}; lower area.sample")
-    ordered = sorted(tiles, key=quadkey)
+    return spread(sorted(tiles, key=quadkey), count, seed * _R2[0] % 1.0, "tiles")
+
+
+def spread(ordered: Sequence[T], count: int, offset: float, what: str) -> list[T]:
+    """``count`` of ``ordered`` at equal steps, from ``offset`` (0 to 1) of a step on. Raises AreaError."""
+    if count > len(ordered):
+        raise AreaError(f"area.sample asks for {count:,} {what}, the area holds {len(ordered):,}; lower area.sample")
     step = len(ordered) / count
-    offset = (seed * _R2[0]) % 1.0
     return [ordered[int((i + offset) * step)] for i in range(count)]
 
 
 def area_shape(area: Area, resolve: Callable[[str], Path], work: Path) -> Any:
-    """The polygons of an area that is no list of tiles, EPSG:4326; longitudes may go on beyond 180.
+    """The polygons of an area that is no list of tiles, EPSG:4326, as :func:`clip_to_map` has them.
 
-    ``work`` holds the polygon of a place once it was looked up. Raises AreaError, DiskError.
+    ``work`` holds the polygon of a place once it was looked up. Raises AreaError, also when they have no surface,
+    DiskError.
     """
     if area.bbox is not None:
         west, south, east, north = area.bbox
-        return shapely.box(west, south, east if east > west else east + 360, north)
-    if area.geojson is not None:
-        return read_geojson(resolve(area.geojson))
-    kept = work / f"place-{re.sub(r'[^A-Za-z0-9]+', '-', str(area.place))}.geojson"
-    if not kept.exists():
-        write_text(kept, shapely.to_geojson(_look_up(str(area.place))))
-    return read_geojson(kept)
+        shape = shapely.box(west, south, east if east > west else east + 360, north)
+    elif area.geojson is not None:
+        shape = read_geojson(resolve(area.geojson))
+    else:
+        kept = work / f"place-{re.sub(r'[^A-Za-z0-9]+', '-', str(area.place))}.geojson"
+        if not kept.exists():
+            write_text(kept, shapely.to_geojson(_look_up(str(area.place))))
+        shape = read_geojson(kept)
+    shape = clip_to_map(shape)
+    if shape.is_empty:
+        between = f"between the latitudes {-MAX_LATITUDE:.4f} and {MAX_LATITUDE:.4f}"
+        raise AreaError(f"the area is empty: it has no surface {between}, where the square map ends; check area")
+    return shape
+
+
+def read_json(path: Path, key: str) -> tuple[str, Any]:
+    """Text and content of a GeoJSON file that the recipe names at ``key``. Raises AreaError naming the file."""
+    try:
+        if path.stat().st_size > MAX_GEOJSON_BYTES:
+            raise AreaError(f"{path}: larger than {MAX_GEOJSON_BYTES >> 20} MiB; simplify its polygons or split it")
+        text = path.read_text(encoding="utf-8")
+        return text, json.loads(text)
+    except OSError as error:
+        raise AreaError(f"{path}: cannot be read ({error.strerror}); give {key} a GeoJSON file") from None
+    except ValueError as error:
+        raise AreaError(f"{path}: is not valid GeoJSON ({error}); expected polygons in EPSG:4326") from None
 
 
 def read_geojson(path: Path) -> Any:
     """The union of the polygons of a GeoJSON file (RFC 7946, so EPSG:4326). Raises AreaError naming the file."""
+    text, _ = read_json(path, "area.geojson")
     try:
-        if path.stat().st_size > MAX_GEOJSON_BYTES:
-            raise AreaError(f"{path}: larger than {MAX_GEOJSON_BYTES >> 20} MiB; simplify the area's polygon")
-        text = path.read_text(encoding="utf-8")
-        json.loads(text)
         shape = shapely.from_geojson(text)
-    except OSError as error:
-        raise AreaError(f"{path}: cannot be read ({error.strerror}); give area.geojson a GeoJSON file") from None
-    except (ValueError, shapely.errors.GEOSException) as error:
+    except shapely.errors.GEOSException as error:
         raise AreaError(f"{path}: is not valid GeoJSON ({error}); expected polygons in EPSG:4326") from None
     polygons = [part for part in _flat_parts(shape) if part.geom_type == "Polygon" and not part.is_empty]
     if not polygons:
@@ -226,16 +228,12 @@ def _look_up(place: str) -> Any:
     return shapely.union_all(polygons)
 
 
-def _lonlat_boxes(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.object_]:
-    size = 1 << zoom
+def _lonlat_boxes(zoom: int, tiles: Squares) -> NDArray[np.object_]:
+    size, (x, y) = 1 << zoom, tiles
     lon = np.stack((x, x + 1)) / size * 360.0 - 180.0
     lat = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * np.stack((y + 1, y)) / size))))
     boxes: NDArray[np.object_] = shapely.box(lon[0], lat[0], lon[1], lat[1])
     return boxes
-
-
-def _children(x: NDArray[np.int64], y: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    return (2 * x[:, None] + np.array([0, 1, 0, 1])).ravel(), (2 * y[:, None] + np.array([0, 0, 1, 1])).ravel()
 
 
 def _estimate(shape: Any, zoom: int) -> int:

@@ -1,6 +1,5 @@
 """From the cells of a recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,11 +13,11 @@ import shapely.geometry
 from tasks.errors import AreaError
 from tasks.geo.georeference import Georeference, tile_georeference
 from tasks.geo.tiles import Tile, quadkey
-from tasks.geo.utm import UtmCell, cells_over, to_degrees, to_metres, utm_epsg
+from tasks.geo.utm import cells_over, to_degrees, to_metres, utm_epsg
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, PolygonCells, TileCells, UtmCells
 from tasks.recipe.sources import SlippyImagery
-from tasks.samples.area import MAX_GEOJSON_BYTES, area_shape, candidate_tiles, clip_to_map
+from tasks.samples.area import area_shape, candidate_tiles, check_sample, read_json, spread
 from tasks.samples.window import Window
 
 SAMPLED_FROM = 400_000  # so many cells may be enumerated to draw a sample of them
@@ -45,18 +44,13 @@ def cells(recipe: Recipe, work: Path) -> list[Window]:
         tiles = candidate_tiles(recipe, work)
         if not isinstance(recipe.imagery, SlippyImagery):
             return tile_windows(sorted(tiles, key=quadkey), made.size, lambda t: f"{t.z}/{t.x // block}-{t.y // block}")
-        if recipe.splits.by in ("tile", "sample"):
-            return tile_windows(tiles, made.size, lambda tile: tile.name)
-        zoom = recipe.block_zoom
+        zoom = made.zoom if recipe.splits.by in ("tile", "sample") else recipe.block_zoom
         return tile_windows(tiles, made.size, lambda tile: tile.parent(zoom).name)
     if recipe.area is None or made is None:
         raise TypeError("the recipe lays no cells over an area")
     if recipe.area.tiles is not None:
         raise AreaError("area.tiles goes with imagery.cells of kind tiles; give area.bbox, place or geojson for utm")
-    shape = clip_to_map(area_shape(recipe.area, recipe.resolve, work))
-    if shape.is_empty:
-        raise AreaError("the area is empty: it has no surface; check area")
-    return utm_windows(shape, recipe.area, made, block, cap)
+    return utm_windows(area_shape(recipe.area, recipe.resolve, work), recipe.area, made, block, cap)
 
 
 def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str]) -> list[Window]:
@@ -69,44 +63,33 @@ def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str])
 
 def utm_windows(shape: Any, area: Area, made: UtmCells, block: int, cap: int) -> list[Window]:
     """Windows for the UTM cells over ``shape`` (EPSG:4326), or for ``area.sample`` of them spread evenly."""
-    side = made.size * made.resolution
-    if area.sample is None:
-        advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
-        chosen = cells_over(shape, side, cap, f"the area holds about {{count}} cells, {advice}")
-    else:
-        if area.sample > cap:
-            raise AreaError(
-                f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other"
-            )
+    check_sample(area, cap)
+    side, most = made.size * made.resolution, cap
+    advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
+    if area.sample is not None:
         most = max(SAMPLED_FROM, 16 * area.sample)
         advice = f"a sample is drawn from at most {most:,}; take a smaller area or larger cells"
-        chosen = _spread(
-            cells_over(shape, side, most, f"the area holds about {{count}} cells, {advice}"), area.sample, area.seed
-        )
+    chosen = cells_over(shape, side, most, f"the area holds about {{count}} cells, {advice}")
+    if area.sample is not None:
+        chosen = spread(chosen, area.sample, area.seed * _GOLDEN % 1.0, "cells")
     if not chosen:
         raise AreaError("the area is empty: no cell lies in it; check area in the recipe")
-    return [_utm_window(cell, side, made, block) for cell in chosen]
+    windows = []
+    for epsg, column, row in chosen:
+        west, north = column * side, (row + 1) * side
+        name = f"{epsg}/{_metres(west)}-{_metres(north)}"
+        windows.append(_window(name, f"{epsg}/{column // block}-{row // block}", made, epsg, west, north))
+    return windows
 
 
-def _utm_window(cell: UtmCell, side: float, made: UtmCells, block: int) -> Window:
-    west, north = cell.column * side, (cell.row + 1) * side
-    name = f"{cell.epsg}/{_metres(west)}-{_metres(north)}"
-    place = Georeference(f"EPSG:{cell.epsg}", (made.resolution, 0.0, west, 0.0, -made.resolution, north))
-    group = f"{cell.epsg}/{cell.column // block}-{cell.row // block}"
+def _window(name: str, group: str, made: UtmCells | PolygonCells, epsg: int, west: float, north: float) -> Window:
+    place = Georeference(f"EPSG:{epsg}", (made.resolution, 0.0, west, 0.0, -made.resolution, north))
     return Window(name, name, group, 0, 0, made.size, made.size, place)
 
 
 def _metres(value: float) -> str:
     """Metres, to the millimetre where they are no whole number."""
     return f"{value:.3f}".rstrip("0").rstrip(".")
-
-
-def _spread(found: list[UtmCell], count: int, seed: int) -> list[UtmCell]:
-    """``count`` of the cells at equal steps along their order."""
-    if count > len(found):
-        raise AreaError(f"area.sample asks for {count:,} cells, the area holds {len(found):,}; lower area.sample")
-    step, offset = len(found) / count, (seed * _GOLDEN) % 1.0
-    return [found[int((i + offset) * step)] for i in range(count)]
 
 
 def polygon_windows(path: Path, made: PolygonCells, block: int, cap: int) -> list[Window]:
@@ -132,16 +115,7 @@ def polygon_windows(path: Path, made: PolygonCells, block: int, cap: int) -> lis
     groups = _groups(placed, made.size, made.resolution, block)
     step = made.resolution
     windows = [
-        Window(
-            name,
-            name,
-            group,
-            0,
-            0,
-            made.size,
-            made.size,
-            Georeference(f"EPSG:{epsg}", (step, 0.0, column * step, 0.0, -step, row * step)),
-        )
+        _window(name, group, made, epsg, column * step, row * step)
         for name, group, (epsg, column, row) in zip(names, groups, placed, strict=True)
     ]
     order = sorted(range(len(windows)), key=lambda i: (placed[i][0], windows[i].group, placed[i][1:], names[i]))
@@ -171,14 +145,7 @@ def _groups(placed: list[tuple[int, int, int]], size: int, resolution: float, bl
 
 def _features(path: Path, cap: int) -> list[tuple[dict[str, Any], Any]]:
     """The features of a GeoJSON file with their polygons; longitudes may go on beyond 180."""
-    try:
-        if path.stat().st_size > MAX_GEOJSON_BYTES:
-            raise AreaError(f"{path}: larger than {MAX_GEOJSON_BYTES >> 20} MiB; split the file")
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AreaError(f"{path}: cannot be read ({error.strerror}); give imagery.cells.path a GeoJSON file") from None
-    except ValueError as error:
-        raise AreaError(f"{path}: is not valid GeoJSON ({error}); expected polygons in EPSG:4326") from None
+    _, document = read_json(path, "imagery.cells.path")
     found = document.get("features") if isinstance(document, dict) else None
     if not isinstance(found, list) or not found:
         raise AreaError(f"{path}: expected a FeatureCollection with at least one polygon")

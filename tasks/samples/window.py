@@ -4,7 +4,6 @@ A tile of the slippy map is a window with an EPSG:3857 georeference; so is a cel
 that exists already is a whole scene, a window of a scene a part of one; both may have a georeference or none.
 """
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ _PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 class Window:
     """One sample to be: some pixels of one scene, or of whatever covers a cell of a grid."""
 
-    name: str  # the sample's id: unique in the dataset, of letters, digits and ./-_@ (see window_name)
+    name: str  # the sample's id: unique in the dataset, of letters, digits and ./-_@
     scene: str  # the scene or chip that it is cut from; for a cell of a grid, the cell's name
     group: str  # what a split by block or group keeps together
     column: int  # of the upper left pixel in the scene; negative where the window is padded; 0 for a cell
@@ -79,15 +78,10 @@ def only(shards: Iterable[Shard], names: set[str]) -> list[Shard]:
     return [shard for shard in cut if shard.windows]
 
 
-def in_order(windows: Sequence[Window], size: int = SHARD_WINDOWS) -> tuple[Shard, ...]:
-    """Shards of ``size`` windows as they come, named by their numbers."""
-    count = math.ceil(len(windows) / size)
-    return tuple(Shard(f"{n}", tuple(windows[n * size : (n + 1) * size])) for n in range(count))
-
-
-def window_name(scene: str, row: int | None = None, column: int | None = None) -> str:
-    """``scene`` for a whole chip, ``scene/row-column`` for a window at that pixel."""
-    return scene if row is None or column is None else f"{scene}/{row}-{column}"
+def in_order(windows: Sequence[Window]) -> tuple[Shard, ...]:
+    """Shards of the windows as they come, named by their numbers."""
+    starts = enumerate(range(0, len(windows), SHARD_WINDOWS))
+    return tuple(Shard(f"{number}", tuple(windows[at : at + SHARD_WINDOWS])) for number, at in starts)
 
 
 def safe_name(text: str) -> str:

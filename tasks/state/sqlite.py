@@ -32,7 +32,7 @@ _BATCH = 20_000  # names looked up at once
 
 
 class SqliteLedger:
-    """An open ledger; see :class:`tasks.state.ledger.Ledger`."""
+    """An open ledger, whose methods are told in :class:`tasks.state.ledger.Ledger`."""
 
     def __init__(self, path: Path) -> None:
         """Open or make the ledger at ``path``; one of an older schema is carried over (:mod:`tasks.state.schema`).
@@ -65,7 +65,6 @@ class SqliteLedger:
     # ---- what runs write -----------------------------------------------------------------------
 
     def set_candidates(self, names: Iterable[str]) -> None:
-        """Make exactly these the candidates. What is known of others stays, out of sight."""
         with self._transaction() as db:
             db.execute("UPDATE sample SET candidate = 0")
             db.executemany(
@@ -74,7 +73,6 @@ class SqliteLedger:
             )
 
     def record_measured(self, found: Sequence[Measured], key: str) -> None:
-        """Record what the labels said, and the masks of samples that pass, as measured for ``key``."""
         with self._transaction() as db:
             before = _verdicts(db, [one.name for one in found])
             db.executemany(
@@ -98,7 +96,6 @@ class SqliteLedger:
             )
 
     def record_fetched(self, outcomes: Iterable[Fetched]) -> None:
-        """Record what became of requested images; attempts add up over runs."""
         found = list(outcomes)
         with self._transaction() as db:
             before = _verdicts(db, [one.name for one in found])
@@ -107,30 +104,26 @@ class SqliteLedger:
                           attempts = attempts + ?, bytes = ?, etag = ?, sha256 = ?, nodata_fraction = ?, fetched_at = ?,
                           cloud_fraction = ?, acquired_at = ?, origin = ?, note = ? WHERE name = ?""",
                 [
-                    _after(before[one.name], Event.IMAGE_ANSWERED, one.reason, one.image) + _ANSWER(one)
+                    _after(then, Event.IMAGE_ANSWERED, one.reason, one.image) + _ANSWER(one)
                     for one in found
-                    if one.name in before
+                    if (then := before.get(one.name)) is not None
                 ],
             )
 
     def forget_images(self, names: Iterable[str]) -> None:
-        """The staged files of these samples are gone or damaged: their images are to be asked for again."""
         with self._transaction() as db:
             _happen(db, Event.IMAGE_LOST, names)
 
     def forget_answers(self, names: Iterable[str]) -> None:
-        """What is asked for has changed: whatever the answer was, these samples are to be asked for again."""
         with self._transaction() as db:
             _happen(db, Event.IMAGERY_CHANGED, names)
 
     def retry_failed(self) -> None:
-        """Have candidates whose image failed asked for again."""
         with self._transaction() as db:
             failed = db.execute("SELECT name FROM sample WHERE candidate AND image = ?", (Image.FAILED.value,))
             _happen(db, Event.RETRY, [name for (name,) in failed])
 
     def assign_splits(self, splits: Mapping[str, str], units: Mapping[str, str]) -> None:
-        """Record splits, and what they keep together, of samples that have none yet."""
         with self._transaction() as db:
             db.executemany(
                 "UPDATE sample SET split = ?, unit = ? WHERE name = ? AND split IS NULL",
@@ -138,35 +131,29 @@ class SqliteLedger:
             )
 
     def set_run_state(self, state: RunState) -> None:
-        """Leave this to the next run."""
         with self._transaction() as db:
             set_run_state(db, state)
 
     # ---- what runs ask -------------------------------------------------------------------------
 
     def names(self, *states: State) -> list[str]:
-        """Candidates in any of ``states``, sorted."""
         rows = self._rows(f"SELECT name FROM sample WHERE candidate AND {_in(*states)} ORDER BY name")  # noqa: S608
         return [str(name) for (name,) in rows]
 
     def known(self) -> list[str]:
-        """Every sample there ever was, sorted; candidates or not."""
         return [str(name) for (name,) in self._rows("SELECT name FROM sample ORDER BY name")]
 
     def unmeasured(self, key: str) -> set[str]:
-        """Candidates whose labels were not measured for this key."""
         rows = self._rows("SELECT name FROM sample WHERE candidate AND measured IS NOT ?", key)
         return {str(name) for (name,) in rows}
 
     def mask(self, name: str) -> bytes:
-        """The mask of a sample that passed. Raises StoreError when the ledger has none."""
         rows = self._rows("SELECT bits FROM mask WHERE name = ?", name)
         if not rows:
             raise StoreError(f"{self.path}: no mask of {name}; move the ledger away, the next run makes it anew")
         return zlib.decompress(rows[0][0])
 
     def samples(self) -> list[Sample]:
-        """Every candidate that can be in a version, sorted by name."""
         rows = self._rows(
             f"""SELECT name, mask_sha256, sha256, nodata_fraction, fetched_at, class_fractions, building_fraction,
                        cloud_fraction, acquired_at, origin, note
@@ -183,14 +170,12 @@ class SqliteLedger:
         return {name: (unit, split) for name, unit, split in rows}
 
     def counts(self) -> dict[State, int]:
-        """Number of candidates in each state."""
         found = dict.fromkeys(State, 0)
         for standing, count in self._standings():
             found[standing.state] += count
         return found
 
     def reasons(self, state: State) -> dict[str, int]:
-        """Number of candidates in ``state`` by reason, most frequent first."""
         found: dict[str, int] = {}
         for standing, count in self._standings():
             if standing.state is state:
@@ -198,7 +183,6 @@ class SqliteLedger:
         return dict(sorted(found.items(), key=lambda one: (-one[1], one[0])))
 
     def notes(self) -> dict[str, int]:
-        """Number of staged candidates by how their values were made."""
         return dict(
             self._rows(
                 f"""SELECT note, count(*) FROM sample
@@ -207,21 +191,17 @@ class SqliteLedger:
         )
 
     def measured(self) -> int:
-        """Number of candidates whose labels were measured."""
         return int(self._rows("SELECT count(*) FROM sample WHERE candidate AND measured IS NOT NULL")[0][0])
 
     def building_fractions(self) -> list[float]:
-        """Of every measured candidate that has one."""
         rows = self._rows("SELECT building_fraction FROM sample WHERE candidate AND building_fraction IS NOT NULL")
         return [float(value) for (value,) in rows]
 
     def mean_bytes(self) -> float | None:
-        """Mean length of the staged files, None when there is none."""
         value = self._rows(f"SELECT avg(bytes) FROM sample WHERE {_in(State.STAGED)}")[0][0]  # noqa: S608
         return None if value is None else float(value)
 
     def run_state(self) -> RunState:
-        """What the last run left."""
         with self._guard():
             return run_state(self._db)
 

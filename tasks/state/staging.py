@@ -69,7 +69,7 @@ class Staging:
         buffer = io.BytesIO()
         np.save(buffer, np.ascontiguousarray(staged.image), allow_pickle=False)
         np.save(buffer, np.packbits(masks.reshape(len(masks), -1), axis=1), allow_pickle=False)
-        data = buffer.getbuffer()
+        data = buffer.getvalue()
         path = self._stem(name) + _ARRAY
         write_bytes(path, data, temporary=path + _PART)
         return len(data), hashlib.sha256(data).hexdigest()

@@ -23,6 +23,7 @@ from tasks.versions.schema import FORMER_ATTRIBUTES, FORMER_NAMES, READABLE, SPL
 __doc__ = f"{__doc__}\n{table()}\n"
 
 BRANCH = "main"
+_CHECK = "check the bucket, the AWS_* credentials and AWS_ENDPOINT_URL"
 
 # Local storage warns at every open that only one process may commit; the build's lock sees to that.
 icechunk.set_logs_filter("error")
@@ -173,7 +174,7 @@ def store_errors(uri: str) -> Iterator[None]:
         text = redact(_plain(str(error)))
         if "No space left" in text or "StorageFull" in text:
             raise DiskError(f"{uri}: the disk is full; free space and run the same command again") from None
-        hint = "; check the bucket, the AWS_* credentials and AWS_ENDPOINT_URL" if local_path(uri) is None else ""
+        hint = f"; {_CHECK}" if local_path(uri) is None else ""
         raise StoreError(f"{uri}: {text}{hint}") from None
     except OSError as error:
         if error.errno == 28:  # ENOSPC
@@ -186,23 +187,30 @@ def _plain(text: str) -> str:
     return next((line for line in lines if line), "unknown Icechunk error")
 
 
-def store_exists(uri: str) -> bool:
-    """Whether there is an Icechunk repository at ``uri``."""
+def find_repository(uri: str) -> icechunk.Repository | None:
+    """The repository at ``uri``; None when there is none. Raises StoreError when it cannot be read."""
     path = local_path(uri)
-    if path is not None and not path.is_dir():
-        return False
+    if path is not None and not path.is_dir():  # Icechunk would make the folder
+        return None
     with store_errors(uri):
-        return icechunk.Repository.exists(storage_of(uri))
+        try:
+            return icechunk.Repository.open(storage_of(uri))
+        except icechunk.IcechunkError as error:
+            # It is not asked first whether one exists: Icechunk 1 denies that of a store in a format that only 2 reads.
+            if "repository doesn't exist" not in str(error):
+                raise
+            return None
 
 
 def open_repository(uri: str) -> icechunk.Repository:
     """The repository at ``uri``. Raises StoreError when there is none."""
-    if not store_exists(uri):
+    found = find_repository(uri)
+    if found is None:
         path = local_path(uri)
         what = "not an Icechunk store" if path is not None and path.exists() else "no store there"
-        raise StoreError(f"{uri}: {what}; give the path of one, or build it first")
-    with store_errors(uri):
-        return icechunk.Repository.open(storage_of(uri))
+        give = "give the path of one" if path is not None else _CHECK  # Icechunk 2 tells of no bucket that is not there
+        raise StoreError(f"{uri}: {what}; {give}, or build it first")
+    return found
 
 
 def list_versions(repository: icechunk.Repository) -> list[VersionInfo]:

@@ -4,6 +4,7 @@ Nothing is visible before the commit, and a killed writer leaves the last versio
 follows the commit; should the process die between the two, the next build sets it (:func:`heal_tags`).
 """
 
+import asyncio
 import hashlib
 import math
 import shutil
@@ -17,6 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.core.sync import sync
 
 from tasks.errors import StoreError
 from tasks.geo.georeference import lonlat_of, tile_at
@@ -26,6 +28,7 @@ from tasks.versions.plan import Block, Row, VersionPlan
 from tasks.versions.read import (
     BRANCH,
     VersionInfo,
+    find_repository,
     list_versions,
     next_number,
     open_repository,
@@ -38,8 +41,11 @@ from tasks.versions.schema import ARRAYS, NOT_KNOWN, SCHEMA_VERSION, SPLITS, TRA
 IMAGE_CODEC = BloscCodec(cname="lz4", clevel=1, shuffle="noshuffle", typesize=1)
 MASK_CODEC = ZstdCodec(level=1)
 WRITE_ALL: Any = {"write_empty_chunks": True}  # zarr's search for empty chunks takes longer than the rest of a write
-HELD_CHUNKS = 4  # of these, how many chunks a write task holds in memory at once, if they are small
+HELD_CHUNKS = 4  # chunks that a write task holds in memory, and stores, at once, if they are small
 HELD_BYTES = 32 << 20  # of images; one chunk at least
+# Icechunk 2 makes stores in a format of its own unless told otherwise, and 1, the newest for Python 3.11, cannot read
+# that. Format 1 both read and go on with, as it is. 1 knows no other and takes no such argument.
+FORMAT: Any = {"spec_version": 1} if hasattr(icechunk, "SpecVersion") else {}
 
 
 class Pixels(NamedTuple):
@@ -86,15 +92,16 @@ def open_or_create(uri: str) -> icechunk.Repository:
     """The repository at ``uri``, made when there is none."""
     path = local_path(uri)
     if path is None:
-        with store_errors(uri):
-            return icechunk.Repository.open_or_create(storage_of(uri))
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if find_repository(uri) is None:
+            with store_errors(uri):
+                icechunk.Repository.create(storage_of(uri), **FORMAT)
+    elif not path.exists() or (path.is_dir() and not any(path.iterdir())):
         # Made beside its place and moved there, so that a process that dies meanwhile leaves no half of a store.
         making = path.with_name(f".{path.name}.new")
         with store_errors(uri):
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir(parents=True)
-            icechunk.Repository.create(storage_of(str(making)))
+            icechunk.Repository.create(storage_of(str(making)), **FORMAT)
             making.replace(path)
     return open_repository(uri)  # refuses a folder that holds something else
 
@@ -107,7 +114,7 @@ def heal_tags(repository: icechunk.Repository) -> None:
         try:
             repository.create_tag(str(version), head.id)
         except icechunk.IcechunkError as error:
-            if "tag already exists" not in str(error):
+            if not any(told in str(error) for told in ("tag already exists", "tag was already deleted")):
                 raise
             # Somebody deleted it. Icechunk never makes such a tag again, and the next version gets a higher number.
 
@@ -149,17 +156,16 @@ class Draft:
 
     def write(self, block: Block, read: ReadSample) -> Written:
         """Write a block's images and masks, as ``read`` gives them. Raises StoreError, DiskError, and as ``read``."""
-        layout, samples, chunk = self.plan.layout, block.samples, self.plan.layout.samples_per_chunk
-        held = min(chunk * max(1, min(HELD_CHUNKS, HELD_BYTES // layout.chunk_bytes)), len(samples))
-        # Held once for the whole block: to get new memory from the system takes as long as to hash what it is for.
+        layout, chunk = self.plan.layout, self.plan.layout.samples_per_chunk
+        held = min(chunk * max(1, min(HELD_CHUNKS, HELD_BYTES // layout.chunk_bytes)), len(block.samples))
+        # Held for the whole block, for new memory costs the system time.
         images = np.empty((held, len(layout.bands), layout.height, layout.width), dtype=layout.dtype)
         masks = np.empty((held, layout.height, layout.width), dtype=np.uint8)
         clouds = np.zeros(masks.shape if layout.cloud_mask else (0,), dtype=np.uint8)
         image_hashes, mask_hashes, sums = bytearray(), bytearray(), []
-        arrays = self._arrays[block.split]
-        for first in range(0, len(samples), held):
-            run = samples[first : first + held]
-            for i, sample in enumerate(run):
+        for first in range(0, len(block.samples), held):
+            samples = block.samples[first : first + held]
+            for i, sample in enumerate(samples):
                 pixels = read(sample)
                 images[i], masks[i] = pixels.image, pixels.mask
                 if layout.cloud_mask:
@@ -169,17 +175,32 @@ class Draft:
                 mask_hashes += hashlib.sha256(masks[i].data).digest()
                 if block.split == TRAIN:
                     sums.append(_sums(images[i]))
-            n, start = len(run), block.start + first
-            with store_errors(self.uri):
-                arrays["image"][start : start + n] = images[:n]
-                arrays["mask"][start : start + n] = masks[:n]
-                if layout.cloud_mask:
-                    arrays["cloud_mask"][start : start + n] = clouds[:n]
-        pixels_of_image = layout.height * layout.width
-        moments = (
-            Moments.of(block.start + at, sums[at : at + chunk], pixels_of_image) for at in range(0, len(sums), chunk)
+            found = {"image": images, "mask": masks} | ({"cloud_mask": clouds} if layout.cloud_mask else {})
+            self._store(block.split, block.start + first, {name: part[: len(samples)] for name, part in found.items()})
+        moments = tuple(
+            Moments.of(block.start + at, sums[at : at + chunk], masks[0].size) for at in range(0, len(sums), chunk)
         )
-        return Written(block.split, block.start, bytes(image_hashes), bytes(mask_hashes), tuple(moments))
+        return Written(block.split, block.start, bytes(image_hashes), bytes(mask_hashes), moments)
+
+    def _store(self, split: str, start: int, found: Mapping[str, NDArray[Any]]) -> None:
+        """Set the pixels of some chunks, by array: all at once, but each by itself, for zarr copies what is not one."""
+        chunk = self.plan.layout.samples_per_chunk
+
+        async def set_all() -> list[BaseException | None]:
+            return await asyncio.gather(
+                *(
+                    self._arrays[split][name].async_array.setitem(slice(start + at, start + at + len(part)), part)
+                    for name, values in found.items()
+                    for at in range(0, len(values), chunk)
+                    for part in (values[at : at + chunk],)
+                ),
+                return_exceptions=True,  # so that none is still at work when one has failed
+            )
+
+        with store_errors(self.uri):
+            for error in sync(set_all()):
+                if error is not None:
+                    raise error
 
     def commit(self, written: Iterable[Written], attributes: Mapping[str, Any]) -> VersionInfo:
         """Commit and tag the version, whose blocks were all written. Raises StoreError, DiskError.

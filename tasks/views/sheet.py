@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tasks.atomic import writing
 from tasks.views.picture import viewable
 
 OVERLAY = np.array([235.0, 40.0, 110.0])  # a red that no roof has
@@ -23,7 +24,8 @@ def draw_samples(
     """Write a PNG of samples: each image (band, y, x) above itself with its mask (uint8 y, x) laid over.
 
     bands: names of the bands. colors: #rrggbb of every class; with two classes the foreground is drawn in a red
-    that no roof has. Samples smaller than 256 px are enlarged by a whole factor. No samples, no picture.
+    that no roof has. Samples smaller than 256 px are enlarged by a whole factor. No samples, no picture. Raises
+    DiskError.
     """
     if not samples:
         return
@@ -44,6 +46,5 @@ def draw_samples(
         laid = np.where(painted[mask][..., None], 0.45 * pixels + 0.55 * palette[mask], pixels).astype(np.uint8)
         pair = np.concatenate((pixels, laid))
         sheet.paste(Image.fromarray(pair).resize((wide, 2 * high), Image.Resampling.NEAREST), (x, y))
-    temporary = path.with_suffix(".tmp.png")
-    sheet.save(temporary, optimize=True)
-    temporary.replace(path)
+    with writing(path) as temporary:
+        sheet.save(temporary, "PNG", optimize=True)

@@ -18,15 +18,10 @@ T = TypeVar("T")
 _CONNECT_SECONDS = 15.0
 
 
-class WithoutSecrets(logging.Filter):
-    """Removes tokens from what a library logs: urllib3 at level DEBUG the path and query of every request."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
-        return True
-
-
-_WITHOUT_SECRETS = WithoutSecrets()
+def without_secrets(record: logging.LogRecord) -> bool:
+    """A filter for what a library logs, without tokens: urllib3 at level DEBUG path and query of every request."""
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
 
 
 class Client:
@@ -45,7 +40,7 @@ class Client:
 
         ``error`` and ``advice`` tell of a URL that cannot be asked. ``login``: send what the user's .netrc has.
         """
-        logging.getLogger("urllib3.connectionpool").addFilter(_WITHOUT_SECRETS)
+        logging.getLogger("urllib3.connectionpool").addFilter(without_secrets)
         self.policy, self.timeout, self.requests = policy, timeout, 0
         self._error, self._advice, self._login = error, advice, login
         self._lock, self._own = threading.Lock(), threading.local()
@@ -118,13 +113,8 @@ class Client:
         session: requests.Session | None = getattr(self._own, "session", None)
         if session is None:
             session = self._own.session = requests.Session()
-            session.auth = None if self._login else _no_login
+            session.auth = None if self._login else lambda request: request  # keeps out the login of the user's .netrc
             session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are of the file
             with self._lock:
                 self._sessions.append(session)
         return session
-
-
-def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """As ``auth`` it keeps requests from adding a login of the user's .netrc."""
-    return request

@@ -4,7 +4,6 @@ Follows RFC 9110: Range with If-Range (14.2, 13.1.5), If-None-Match and If-Modif
 """
 
 import base64
-import binascii
 import hashlib
 import json
 import re
@@ -101,18 +100,17 @@ class _Download:
             headers |= {"Range": f"bytes={size}-", "If-Range": str(part_note["resume"])}
         where, more = self.manner.locate() if self.manner.locate else (self.url, {})
         with self._get(where, headers | dict(more), self.shown) as answer:
-            if answer.status_code == 304 and self.path.is_file():
+            status = answer.status_code
+            if status == 304 and self.path.is_file():
                 return None
-            if answer.status_code == 206 and _continues(answer, size, part_note):
+            if status == 206 and _continues(answer, size, part_note):
                 self._store(answer, "ab", note := part_note)
-            elif answer.status_code == 200:
-                _write_note(self.part, note := _note_of(answer))
-                self._store(answer, "wb", note)
             else:
-                self.part.unlink(missing_ok=True)
-                raise TransientError(
-                    f"{self.shown}: the server answered {answer.status_code} to a request for the rest"
-                )
+                self.part.unlink(missing_ok=True)  # never the note of one version beside the bytes of another
+                if status != 200:
+                    raise TransientError(f"{self.shown}: the server answered {status} to a request for the rest")
+                _note_path(self.part).write_text(json.dumps(note := _note_of(answer)))
+                self._store(answer, "wb", note)
         return self._finish(note)
 
     def expected_digest(self, checksum: str) -> str:
@@ -183,16 +181,14 @@ def store(answer: requests.Response, path: Path, size: int | None, etag: str = "
     ``size`` in bytes and ``etag`` are what it must have; an ETag that is no MD5 is not looked at. Raises
     TransientError for another body than that, DiskError.
     """
-    digest, written, wrong = hashlib.md5(usedforsecurity=False), 0, ""
+    wrong = ""
     with writing(path) as part:
         with part.open("wb") as file:
             try:
-                for chunk in answer.iter_content(_CHUNK):
-                    digest.update(chunk)
-                    written += file.write(chunk)
+                file.writelines(answer.iter_content(_CHUNK))
             except requests.RequestException as error:
                 wrong = type(error).__name__
-        if wrong := wrong or _difference(written, size, digest.hexdigest(), etag):
+        if wrong := wrong or _difference(part, size, etag.strip('"').lower()):
             raise TransientError(f"the file came short or changed ({wrong})")
 
 
@@ -201,11 +197,10 @@ def _digest(path: Path, kind: str) -> str:
         return hashlib.file_digest(file, kind).hexdigest()
 
 
-def _difference(written: int, size: int | None, md5: str, etag: str) -> str:
-    if size is not None and written != size:
+def _difference(path: Path, size: int | None, etag: str) -> str:
+    if size is not None and (written := path.stat().st_size) != size:
         return f"{written} bytes, expected {size}"
-    expected = etag.strip('"').lower()
-    return f"md5 {md5}, expected {expected}" if _HEX_MD5.fullmatch(expected) and md5 != expected else ""
+    return f"md5 {md5}, expected {etag}" if _HEX_MD5.fullmatch(etag) and (md5 := _digest(path, "md5")) != etag else ""
 
 
 def _continues(answer: requests.Response, size: int, note: Mapping[str, str | int]) -> bool:
@@ -221,31 +216,14 @@ def _note_path(path: Path) -> Path:
 
 def _note_of(answer: requests.Response) -> dict[str, str | int]:
     """The validators of a full answer; ``resume`` is one that If-Range may use, which a weak ETag is not."""
-    etag, modified = answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", "")
-    length = answer.headers.get("Content-Length", "")
-    note: dict[str, str | int] = {
-        "etag": etag,
-        "modified": modified,
-        "resume": etag if etag and not etag.startswith("W/") else modified,
-    }
+    headers = answer.headers
+    etag, modified, length = (headers.get(name, "") for name in ("ETag", "Last-Modified", "Content-Length"))
+    resume = etag if etag and not etag.startswith("W/") else modified
     # Of the whole file; the second is Azure's name for it where Content-MD5 would be that of a range.
-    if md5 := _md5(answer.headers.get("Content-MD5") or answer.headers.get("x-ms-blob-content-md5") or ""):
-        note["md5"] = md5
+    given = headers.get("Content-MD5") or headers.get("x-ms-blob-content-md5") or ""
+    md5 = base64.b64decode(given).hex() if re.fullmatch(r"[A-Za-z0-9+/]{22}==", given) else ""
+    note: dict[str, str | int] = {"etag": etag, "modified": modified, "resume": resume, "md5": md5}
     return note | ({"length": int(length)} if length.isdigit() else {})
-
-
-def _md5(header: str) -> str:
-    """The digest of a Content-MD5 header in hexadecimal, empty when it holds none."""
-    try:
-        digest = base64.b64decode(header, validate=True)
-    except binascii.Error:
-        return ""
-    return digest.hex() if len(digest) == 16 else ""
-
-
-def _write_note(path: Path, note: dict[str, str | int]) -> None:
-    path.unlink(missing_ok=True)  # never the note of one version beside the bytes of another
-    _note_path(path).write_text(json.dumps(note))
 
 
 def _read_note(path: Path) -> dict[str, str | int]:

@@ -4,7 +4,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from types import SimpleNamespace
 from typing import Any
@@ -19,19 +19,15 @@ from tasks.errors import SourceError
 USER_AGENT = f"tilewright/{version('tilewright')}"
 MAX_BODY = 32 * 1024 * 1024  # bytes, as sent and as decompressed
 MAX_REDIRECTS = 3
-CONNECT_SECONDS = 10.0
-KEEPALIVE_SECONDS = 60.0
-
-_REDIRECTS = {301, 302, 303, 307, 308}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Request:
     """A GET for one tile. Shows none of its fields when printed: each may hold the token."""
 
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    secret: str = field(default="", repr=False)  # what must not travel to another host
+    url: str
+    headers: Mapping[str, str]
+    secret: str = ""  # what must not travel to another host
 
 
 @dataclass(slots=True)
@@ -101,8 +97,8 @@ def open_session(connections: int, timeout: float) -> aiohttp.ClientSession:
     tracing = aiohttp.TraceConfig()
     tracing.on_request_headers_sent.append(_count)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=300),
-        timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_SECONDS, timeout / 2)),
+        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=60.0, ttl_dns_cache=300),
+        timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(10.0, timeout / 2)),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,  # images are compressed as they are; what is not is inflated here, bounded
         headers={"Accept-Encoding": "identity"},
@@ -123,11 +119,10 @@ async def ask(session: aiohttp.ClientSession, request: Request, tally: Tally) ->
     url, headers = request.url, request.headers
     try:
         for _ in range(1 + MAX_REDIRECTS):
-            async with session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False, trace_request_ctx=tally
-            ) as response:
+            sent = session.get(URL(url, encoded=True), headers=headers, allow_redirects=False, trace_request_ctx=tally)
+            async with sent as response:
                 target = response.headers.get("Location")
-                if response.status not in _REDIRECTS or target is None:
+                if response.status not in (301, 302, 303, 307, 308) or target is None:
                     body = _inflate(await _body(response), response.headers.get("Content-Encoding", ""))
                     return Answer(response.status, response.headers, body)
             target = urljoin(url, target)
@@ -157,16 +152,11 @@ async def ask(session: aiohttp.ClientSession, request: Request, tally: Tally) ->
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:
     """The body as sent, refused when longer than MAX_BODY."""
-    if response.content_length is not None and response.content_length <= MAX_BODY:
-        return await response.read()
-    parts: list[bytes] = []
-    size = 0
-    async for part in response.content.iter_any():
-        size += len(part)
-        if size > MAX_BODY:
-            raise LostAnswerError(f"body over {MAX_BODY >> 20} MiB")
-        parts.append(part)
-    return b"".join(parts)
+    try:
+        await response.content.readexactly(MAX_BODY + 1)
+    except asyncio.IncompleteReadError as error:
+        return error.partial
+    raise LostAnswerError(f"body over {MAX_BODY >> 20} MiB")
 
 
 def _inflate(body: bytes, encoding: str) -> bytes:

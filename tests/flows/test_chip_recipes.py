@@ -19,7 +19,7 @@ from infra.sandbox.files.originals import how_to_serve
 from infra.sandbox.services.mlhub import SANDBOX_KEY
 from infra.sandbox.services.server import Running, running
 from infra.sandbox.world.osm import footprints_frame
-from tasks.build.base import BuildSummary
+from tasks.build.commit import BuildSummary
 from tasks.versions.read import open_version, versions
 from tests.support.builds import contents, run_build
 from tests.support.versions import Stored, stored
@@ -72,7 +72,7 @@ def assert_chip(
     np.testing.assert_array_equal(sample.image, image)
     mask = np.where(labels == 0, IGNORE, labels)
     np.testing.assert_array_equal(sample.mask, mask)
-    np.testing.assert_allclose(sample.class_share, [np.mean(mask == value) for value in values], atol=1e-6)
+    np.testing.assert_allclose(sample.class_fraction, [np.mean(mask == value) for value in values], atol=1e-6)
     assert sample.cloud_fraction == pytest.approx(cloud, abs=1e-6)
     assert sample.nodata_fraction == 0
 
@@ -283,7 +283,7 @@ def window_of(values: NDArray[np.generic], west: int, north: int, side: int, ste
     return values[row : row + side, column : column + side]
 
 
-def unusable(item: sentinel.MadeItem, west: int, north: int) -> NDArray[np.bool_]:
+def cloud_mask(item: sentinel.MadeItem, west: int, north: int) -> NDArray[np.bool_]:
     """What the recipe drops of a cell, at 20 m."""
     return np.isin(window_of(item.scl, west, north, SIDE // 2, 20), (0, 1, 3, 8, 9, 10))
 
@@ -308,17 +308,17 @@ def test_sentinel2_buildings(tmp_path: Path, sandbox: Running) -> None:
         assert (sample.crs, sample.transform) == (sentinel.CRS, (10, 0, west, 0, -10, north))
         mask = window_of(scene_mask(), west, north, SIDE)
         np.testing.assert_array_equal(sample.mask, mask)
-        np.testing.assert_allclose(sample.class_share, [1 - mask.mean(), mask.mean()], atol=1e-6)
+        np.testing.assert_allclose(sample.class_fraction, [1 - mask.mean(), mask.mean()], atol=1e-6)
         item = items[sample.origin]
         assert item in usable
         numbers = np.stack([window_of(item.bands[band], west, north, SIDE) for band in sentinel.BANDS])
         assert sample.image.dtype == np.float32
         np.testing.assert_allclose(sample.image, np.maximum(numbers * 1e-4 - 0.1, 0), atol=1e-6)
-        assert sample.cloud_fraction == unusable(item, west, north).mean() == 0
+        assert sample.cloud_fraction == cloud_mask(item, west, north).mean() == 0
     assert {sample.origin for sample in found.values()} == {item.id for item in usable}
     # Every cell with enough buildings is there, or has a cloud in each pass.
     clear = {
-        f"32631/{west}-{north}": any(not unusable(item, west, north).any() for item in usable)
+        f"32631/{west}-{north}": any(not cloud_mask(item, west, north).any() for item in usable)
         for west, north in cells_of_the_scene()
         if window_of(scene_mask(), west, north, SIDE).mean() >= 0.15
     }

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +11,21 @@ from infra.sandbox.services.faults import FaultMix
 from infra.sandbox.services.scripted import Reply, ScriptedServer
 from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
+from tests.support.commands import Ended, Tilewright, assert_told, tilewright_started
 from tests.support.small import SmallRegion
 
-REPOSITORY = Path(__file__).parents[2]
-KEYS = {"version", "snapshot", "candidates", "selected", "accepted", "kept", "absent", "failed", "splits", "requests", "seconds"}
+KEYS = {"version", "snapshot", "new", "candidates", "selected", "accepted", "kept", "absent", "failed", "rejected"}
+KEYS |= {"left_out", "splits", "requests", "seconds"}
 
 
 class Site:
     """A served region, and the command line run on it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tilewright: Tilewright) -> None:
         self.region = SmallRegion(side=8)
         self.server = ScriptedServer(self._answer, content_type="image/png")
         self.reply: Reply | None = None
-        self.folder, self.store = folder, folder / "store"
+        self.folder, self.store, self.tilewright = folder, folder / "store", tilewright
 
     def _answer(self, key: str) -> bytes | Reply | None:
         return self.reply or self.region.image(key)
@@ -35,31 +34,17 @@ class Site:
     def recipe(self) -> str:
         return str(self.folder / "small.yaml")
 
-    def build(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        return tilewright("build", self.recipe, "--store", str(self.store), *words)
+    @property
+    def words(self) -> tuple[str, ...]:
+        return "build", self.recipe, "--store", str(self.store)
 
-
-def tilewright(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "flows.cli", *words]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=REPOSITORY, env={**os.environ, **environment}
-    )
-
-
-def assert_told(result: "subprocess.CompletedProcess[str]", *parts: str, code: int = 1) -> None:
-    """One message on stderr, no traceback, nothing on stdout."""
-    told = " ".join(result.stderr.split())
-    assert result.returncode == code, result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    assert told.startswith("error: ")
-    for part in parts:
-        assert part in told
+    def build(self, *words: str) -> Ended:
+        return self.tilewright(*self.words, *words)
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    found = Site(tmp_path)
+def site(tmp_path: Path, tilewright: Tilewright) -> Iterator[Site]:
+    found = Site(tmp_path, tilewright)
     with found.server as server:
         found.region.write_recipe(tmp_path, server.url, "description: for the command line")
         yield found
@@ -67,18 +52,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.mark.server
 def test_build_twice_with_json(site: Site, prefect_server: str) -> None:
-    first = site.build("--json")
+    first = tilewright_started(*site.words, "--json")
     assert first.returncode == 0, first.stderr
     summary = json.loads(first.stdout)
     assert summary.keys() >= KEYS
-    assert (summary["version"], summary["new"], summary["kept"]) == ("v1", True, len(site.region.selected))
-    assert sum(summary["splits"].values()) == summary["kept"]
+    assert (summary["version"], summary["new"], summary["accepted"]) == ("v1", True, len(site.region.selected))
+    assert summary["kept"] == summary["accepted"]  # its name before
+    assert sum(summary["splits"].values()) == summary["accepted"]
     assert summary["requests"] == {"imagery": len(site.region.selected), "labels": 0}
     second = json.loads(site.build("--json").stdout)
     assert (second["version"], second["new"], second["requests"]["imagery"]) == ("v1", False, 0)
-    listed = tilewright("versions", str(site.store))
+    listed = site.tilewright("versions", str(site.store))
     assert "v1" in listed.stdout
-    assert json.loads(tilewright("versions", str(site.store), "--json").stdout)["versions"][0]["version"] == "v1"
+    assert json.loads(site.tilewright("versions", str(site.store), "--json").stdout)["versions"][0]["version"] == "v1"
     assert contents(site.store) == contents_of_a_plain_build(site)
 
 
@@ -88,7 +74,7 @@ def contents_of_a_plain_build(site: Site) -> dict[str, tuple[str, bytes, bytes]]
 
 
 @pytest.mark.server
-def test_the_fault_mix_over_1024_tiles(tmp_path: Path, prefect_server: str) -> None:
+def test_the_fault_mix_over_1024_tiles(tmp_path: Path, prefect_server: str, tilewright: Tilewright) -> None:
     """What no peer survives: 23 tiles absent, 139 spoiled twice in four ways. All valid or absent, and told so."""
     region = SmallRegion(side=32)
     keys = [f"/{tile.name}.png" for tile in region.tiles]
@@ -98,7 +84,7 @@ def test_the_fault_mix_over_1024_tiles(tmp_path: Path, prefect_server: str) -> N
         first = tilewright(*words)
         assert first.returncode == 0, first.stderr
         summary = json.loads(first.stdout)
-        assert (summary["candidates"], summary["selected"], summary["kept"]) == (1024, 1024, 1001)
+        assert (summary["candidates"], summary["selected"], summary["accepted"]) == (1024, 1024, 1001)
         assert (summary["absent"], summary["failed"]) == (23, 0)
         assert summary["requests"]["imagery"] == len(server.requests) == 1024 + 2 * 139
         server.reset()
@@ -116,12 +102,12 @@ def test_build_for_a_person(site: Site, prefect_server: str) -> None:
 
 
 def test_plan_asks_for_no_imagery(site: Site) -> None:
-    result = tilewright("plan", site.recipe, "--store", str(site.store))
+    result = tilewright_started("plan", site.recipe, "--store", str(site.store))
     assert result.returncode == 0, result.stderr
     assert "candidate tiles" in result.stdout
     assert "imagery requests" in result.stdout
     assert site.server.requests == []
-    plan = json.loads(tilewright("plan", site.recipe, "--store", str(site.store), "--json").stdout)
+    plan = json.loads(site.tilewright("plan", site.recipe, "--store", str(site.store), "--json").stdout)
     assert plan["funnel"]["selected"] == plan["estimate"]["requests"] == len(site.region.selected)
     assert not site.store.exists()
 
@@ -177,7 +163,8 @@ def test_a_corrupted_pbf_is_told(site: Site, prefect_server: str) -> None:
 @pytest.mark.server
 def test_a_store_of_another_recipe_is_told_and_kept(site: Site, prefect_server: str) -> None:
     run_build(Path(site.recipe), site.store)
-    assert_told(site.build("--set", "resize=64"), "holds another recipe: resize is 32 there and 64 here")
+    result = tilewright_started(*site.words, "--set", "resize=64")
+    assert_told(result, "holds another recipe: resize is 32 there and 64 here")
     assert [info.version for info in versions(str(site.store))] == ["v1"]
 
 
@@ -193,7 +180,7 @@ def test_a_store_of_another_recipe_is_told_and_kept(site: Site, prefect_server: 
     ],
 )
 def test_a_bad_command_is_told(words: list[str], parts: list[str], code: int) -> None:
-    assert_told(tilewright(*words), *parts, code=code)
+    assert_told(tilewright_started(*words), *parts, code=code)
 
 
 @pytest.mark.server
@@ -202,11 +189,11 @@ def test_a_token_appears_nowhere(site: Site, prefect_server: str, tmp_path: Path
     overrides = ["--set", f"imagery.url={site.server.url}/{{z}}/{{x}}/{{y}}.png?access_token={{token}}"]
     site.reply = None
     environment = {"MY_TOKEN": secret, "PREFECT_LOGGING_LEVEL": "DEBUG"}
-    words = ["build", site.recipe, "--store", str(site.store), "--set", "imagery.token_env=MY_TOKEN", *overrides]
-    good = tilewright(*words, **environment)
+    words = [*site.words, "--set", "imagery.token_env=MY_TOKEN", *overrides]
+    good = tilewright_started(*words, **environment)
     assert good.returncode == 0, good.stderr
     site.reply = Reply(403, f'{{"message":"Forbidden {secret}"}}'.encode())
-    refused = tilewright(*words[:3], str(site.folder / "second"), *words[4:], **environment)
+    refused = site.tilewright(*words[:3], str(site.folder / "second"), *words[4:], **environment)
     assert refused.returncode == 1
     assert "Forbidden" in refused.stderr
     written = [path for path in (*tmp_path.rglob("*"), *Path(os.environ["PREFECT_HOME"]).rglob("*")) if path.is_file()]
@@ -217,13 +204,13 @@ def test_a_token_appears_nowhere(site: Site, prefect_server: str, tmp_path: Path
 
 
 def test_a_prefect_server_that_is_down_is_told(site: Site) -> None:
-    result = tilewright("build", site.recipe, "--store", str(site.store), PREFECT_API_URL="http://127.0.0.1:9/api")
+    result = tilewright_started(*site.words, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert_told(result, "Failed to reach API at http://127.0.0.1:9/api", "unset PREFECT_API_URL")
     assert site.server.requests == []
 
 
 def test_the_help_names_every_command() -> None:
-    result = tilewright("--help")
+    result = tilewright_started("--help")
     assert result.returncode == 0
     for command in ("build", "plan", "versions", "export", "train", "run", "sandbox"):
         assert command in result.stdout

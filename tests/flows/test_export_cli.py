@@ -8,7 +8,7 @@ import pytest
 import rasterio
 from PIL import Image
 
-from tests.flows.test_cli import assert_told, tilewright
+from tests.support.commands import Tilewright, assert_told, tilewright_started
 from tests.support.stores import draw, utm, write_store
 
 
@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> str:
 
 
 def test_pictures_of_a_pinned_version(store: str, tmp_path: Path) -> None:
-    result = tilewright("export", f"{store}@v1", "--format", "png", "--out", str(tmp_path / "out"), "--json")
+    result = tilewright_started("export", f"{store}@v1", "--format", "png", "--out", str(tmp_path / "out"), "--json")
     assert (result.returncode, result.stderr) == (0, "")
     summary = json.loads(result.stdout)
     assert summary["splits"] == {"train": 2, "validation": 0, "test": 1}
@@ -30,7 +30,7 @@ def test_pictures_of_a_pinned_version(store: str, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(mask), draw(["a/0", "a/1"], seed=1).mask[1])
 
 
-def test_geotiffs_of_one_split_for_a_person(store: str, tmp_path: Path) -> None:
+def test_geotiffs_of_one_split_for_a_person(store: str, tmp_path: Path, tilewright: Tilewright) -> None:
     result = tilewright("export", store, "--format", "geotiff", "--out", str(tmp_path / "out"), "--split", "test")
     assert (result.returncode, result.stderr) == (0, "")
     assert "v2 exported to" in result.stdout
@@ -50,11 +50,13 @@ def test_geotiffs_of_one_split_for_a_person(store: str, tmp_path: Path) -> None:
         (["{store}", "--format", "jpg"], ["Invalid value for '--format'", "png", "geotiff"], 2),
     ],
 )
-def test_bad_input_is_told(store: str, tmp_path: Path, words: list[str], parts: list[str], code: int) -> None:
+def test_bad_input_is_told(
+    store: str, tmp_path: Path, tilewright: Tilewright, words: list[str], parts: list[str], code: int
+) -> None:
     filled = [word.format(store=store) for word in words]
     assert_told(tilewright("export", *filled, "--out", str(tmp_path / "out")), *parts, code=code)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_told(store: str, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_is_told(store: str, tilewright: Tilewright) -> None:
     assert_told(tilewright("export", store, "--out", store), f"{store}: is not empty (it holds", "choose another --out")

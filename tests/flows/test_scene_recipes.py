@@ -1,9 +1,6 @@
 """The shipped recipes of scenes, built from made-up folders in the published layouts: every pixel is known."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -16,10 +13,12 @@ from numpy.typing import NDArray
 from infra.sandbox.files import scene_folders
 from infra.sandbox.files.scene_folders import INRIA_CITIES, SPACENET_AREA, MadeScene
 from tasks.recipe.load import load_recipe
-from tasks.recipe.windows import WindowRecipe
-from tasks.state.ledger import Ledger, State
+from tasks.state.sqlite import open_ledger
+from tasks.state.transitions import State
+from tasks.state.workdir import WorkDir
 from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
+from tests.support.forks import Forks
 from tests.support.versions import Stored, stored
 
 REPOSITORY = Path(__file__).parents[2]
@@ -51,7 +50,7 @@ def assert_as_drawn(found: dict[str, Stored], made: Sequence[MadeScene], values:
         seen = (scene.image[:, *part] != 0).any(axis=0)
         np.testing.assert_array_equal(sample.mask, np.where(seen, scene.classes[part], IGNORE), err_msg=name)
         shares = [np.mean(scene.classes[part] == value) for value in values]
-        np.testing.assert_allclose(sample.class_share, shares, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(sample.class_fraction, shares, atol=1e-6, err_msg=name)
         assert sample.nodata_fraction == pytest.approx(1 - seen.mean(), abs=1e-6)
         t = scene.place.transform
         place = (t.a, 0.0, t.c + t.a * column, 0.0, t.e, t.f + t.e * row)
@@ -242,43 +241,32 @@ def starts(extent: int) -> list[int]:
 def test_the_published_count_of_landcover_ai() -> None:
     from tasks.samples.patches import place
 
-    found = load_recipe(recipe("landcover-ai"))
-    assert isinstance(found, WindowRecipe)
-    windows = found.imagery.windows  # type: ignore[union-attr]
+    windows = load_recipe(recipe("landcover-ai")).patch_grid
+    assert windows is not None
     assert 33 * len(place(9500, 9000, windows)) + 8 * len(place(4700, 4200, windows)) == 10_674
 
 
 # ---- kill -9 ------------------------------------------------------------------------------------
 
-BUILD = """
-import sys
-from pathlib import Path
-from tests.support.builds import run_build
-run_build(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
-"""
 
-
-def start_build(store: Path, overrides: Sequence[str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-c", BUILD, str(recipe("landcover-ai")), str(store), *overrides]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def kill_when(store: Path, overrides: Sequence[str], images: int) -> int:
+def kill_when(forks: Forks, store: Path, overrides: Sequence[str], images: int) -> int:
     """Kill a build once so many images are kept, or, with 0, once it writes its version; returns the images kept."""
-    process = start_build(store, overrides)
+    process = forks.start("tests.support.builds:main", str(recipe("landcover-ai")), str(store), *overrides)
     folder = store.with_name(f"{store.name}.work") / "images"
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         if len(list(folder.glob("*/*.npy"))) >= images if images else (store / "chunks").is_dir():
             break
-        time.sleep(0.001)
-    assert process.poll() is None, f"the build ended with {process.returncode} before it could be killed"
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+        time.sleep(0.005)
+    assert process.poll() is None, f"the build ended with {process.poll()} before it could be killed"
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     return len(list(folder.glob("*/*.npy")))
 
 
-def test_killed_in_the_middle_and_run_again(tmp_path: Path, landcover: tuple[Path, list[MadeScene]]) -> None:
+def test_killed_in_the_middle_and_run_again(
+    tmp_path: Path, landcover: tuple[Path, list[MadeScene]], forks: Forks
+) -> None:
     folder, _ = landcover
     overrides = [*landcover_overrides(folder), "imagery.windows={size: 128, edge: drop}"]
     total = sum((height // 128) * (width // 128) for height, width in LANDCOVER_SIZES)
@@ -287,10 +275,10 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path, landcover: tuple[Pat
     assert len(expected) == total
     for number, images in enumerate((1, total // 2, 0)):
         store = tmp_path / f"store-{number}"
-        kept = kill_when(store, overrides, images)
+        kept = kill_when(forks, store, overrides, images)
         assert kept < total if images else kept == total
-        with Ledger(store.with_name(f"{store.name}.work") / "ledger.sqlite") as ledger:
-            assert ledger.counts()[State.KEPT] <= kept
+        with open_ledger(WorkDir.of(str(store)).ledger) as ledger:
+            assert ledger.counts()[State.STAGED] <= kept
         assert (store.exists(), versions(str(store)) if store.exists() else []) == (images == 0, [])
         summary = run_build(recipe("landcover-ai"), store, overrides)
         assert (summary.version, summary.accepted) == ("v1", total)

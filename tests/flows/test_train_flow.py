@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from infra.sandbox.services.scripted import ScriptedServer
-from tests.flows.test_cli import assert_told, tilewright
 from tests.support.builds import run_build
+from tests.support.commands import Tilewright, assert_told, tilewright_started
 from tests.support.small import SmallRegion
 
 QUICK = ["--set", "stop.max_epochs=2", "--set", "model.widths=[4, 8]", "--json"]
@@ -26,7 +26,7 @@ def test_a_version_is_trained_on_and_the_model_registered(
     store: Path, prefect_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store.parent}/mlflow.db")
-    result = tilewright("train", f"{store}@v1", "--config", "unet-small", *QUICK)
+    result = tilewright_started("train", f"{store}@v1", "--config", "unet-small", *QUICK)
     assert result.returncode == 0, result.stderr
     trained = json.loads(result.stdout)
     assert (trained["model_name"], trained["model_version"], trained["champion"]) == ("small", "1", True)
@@ -53,5 +53,8 @@ def test_a_version_is_trained_on_and_the_model_registered(
         (["{store}-none"], ["no store there"], 1),
     ],
 )
-def test_bad_input_is_told(store: Path, prefect_server: str, words: list[str], parts: list[str], code: int) -> None:
+def test_bad_input_is_told(
+    store: Path, prefect_server: str, tilewright: Tilewright, words: list[str], parts: list[str], code: int
+) -> None:
+    tilewright.forks.load("training.train", "training.pictures")
     assert_told(tilewright("train", *(word.format(store=store) for word in words)), *parts, code=code)

@@ -21,8 +21,9 @@ from rasterio.errors import NotGeoreferencedWarning
 from infra.sandbox.services.mlhub import API_PATH, PROXY_PATH, SANDBOX_KEY, STORAGE_PATH, CoopProxy, Mlhub
 from tasks.errors import SourceError
 from tasks.imagery.mlhub.api import MlhubApi
-from tasks.imagery.mlhub.catalogue import MlhubCatalogue, mlhub_scenes
+from tasks.imagery.mlhub.catalogue import mlhub_catalogue
 from tasks.imagery.mlhub.layouts import recognise
+from tasks.imagery.scenes.catalogue import SceneCatalogue
 from tasks.raster.scene import Scene
 from tasks.web.client import Client
 from tasks.web.retry import RetryPolicy
@@ -44,7 +45,7 @@ RECORDINGS = {
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLHUB_API_KEY", SANDBOX_KEY)
-    monkeypatch.setattr("tasks.imagery.mlhub.api.FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("tasks.imagery.mlhub.catalogue.FIRST_PAUSE", 0.01)
 
 
 def labels(scenes: list[Scene]) -> dict[str, NDArray[Any]]:
@@ -60,11 +61,12 @@ def labels(scenes: list[Scene]) -> dict[str, NDArray[Any]]:
     return found
 
 
-def kenya(catalogue: MlhubCatalogue) -> dict[str, NDArray[Any]]:
+def kenya(catalogue: SceneCatalogue) -> dict[str, NDArray[Any]]:
     try:
-        assert all(scene.items == () for scene in catalogue.scenes)
-        assert [scene.group for scene in catalogue.scenes] == [scene.name for scene in catalogue.scenes]
-        return labels(catalogue.scenes)
+        scenes = catalogue.scenes()
+        assert all(scene.items == () for scene in scenes)
+        assert [scene.group for scene in scenes] == [scene.name for scene in scenes]
+        return labels(scenes)
     finally:
         catalogue.close()
 
@@ -95,7 +97,8 @@ def assert_kenya(found: dict[str, NDArray[Any]], straight: dict[str, NDArray[Any
 
 def test_kenya_from_its_archive(shared_data: Path, tmp_path: Path, straight: dict[str, NDArray[Any]]) -> None:
     for path in (shared_data / ARCHIVE, (shared_data / ARCHIVE).parent):
-        assert_kenya(kenya(mlhub_scenes(recipe(tmp_path, reader="local", path=str(path)), tmp_path / "work")), straight)
+        options = {"reader": "local", "path": str(path)}
+        assert_kenya(kenya(mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work")), straight)
     files = [path.name for path in (tmp_path / "work").rglob("*.tif")]
     assert files == ["labels.tif"] * 4  # and none of the field ids, four times as large
 
@@ -107,7 +110,7 @@ def test_kenya_from_an_api_that_breaks_off(
     (tmp_path / "data" / DATASET / f"{LABELS}.tar.gz").symlink_to(shared_data / ARCHIVE)
     with serving(*Mlhub(tmp_path / "data", cuts=1).routes()) as (url, got):
         options = {"reader": "api", "url": url + API_PATH, "dataset": DATASET}
-        assert_kenya(kenya(mlhub_scenes(recipe(tmp_path, **options), tmp_path / "work")), straight)
+        assert_kenya(kenya(mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work")), straight)
         storage = [request for request in got if request.path.startswith(STORAGE_PATH)]
         assert len(storage) == 2
         assert 0 < int(storage[1].headers["Range"][6:-1]) <= 252_970 // 2
@@ -119,7 +122,7 @@ def test_kenya_from_the_proxy(shared_data: Path, tmp_path: Path, straight: dict[
         tar.extractall(tmp_path / "proxy" / "account" / "kenya", filter="data")
     with serving(*CoopProxy(tmp_path / "proxy", page=3).routes()) as (url, got):
         options = {"reader": "source-coop", "url": url + PROXY_PATH, "dataset": "account/kenya"}
-        assert_kenya(kenya(mlhub_scenes(recipe(tmp_path, **options), tmp_path / "work")), straight)
+        assert_kenya(kenya(mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work")), straight)
         assert sum("list-type" in request.query for request in got) == 5  # 14 files
         assert len(got) == 5 + 4
 
@@ -128,23 +131,30 @@ def test_kenyas_archive_cut_short(shared_data: Path, tmp_path: Path) -> None:
     body = (shared_data / ARCHIVE).read_bytes()
     for end in (len(body) - 1, len(body) // 2, 100):
         (tmp_path / "cut.tar.gz").write_bytes(body[:end])
-        with pytest.raises(SourceError, match=r"cut\.tar\.gz: is cut short or damaged .*; nothing of it was used"):
-            mlhub_scenes(recipe(tmp_path, reader="local", path="cut.tar.gz"), tmp_path / "work")
+        with (
+            mlhub_catalogue(recipe(tmp_path, reader="local", path="cut.tar.gz"), tmp_path / "work") as catalogue,
+            pytest.raises(SourceError, match=r"cut\.tar\.gz: is cut short or damaged .*; nothing of it was used"),
+        ):
+            catalogue.scenes()
         assert not list((tmp_path / "work").rglob("*.tif"))
 
 
 def test_kenyas_archive_over_the_limit(shared_data: Path, tmp_path: Path) -> None:
     options = {"reader": "local", "path": str(shared_data / ARCHIVE), "max_bytes": 100_000_000}
-    with pytest.raises(SourceError, match=r"unpacks to more than imagery\.max_bytes \(100000000\)"):
-        mlhub_scenes(recipe(tmp_path, **options), tmp_path / "work")
+    with (
+        mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work") as catalogue,
+        pytest.raises(SourceError, match=r"unpacks to more than imagery\.max_bytes \(100000000\)"),
+    ):
+        catalogue.scenes()
 
 
 def test_landcovernet_label_chips(shared_data: Path, tmp_path: Path) -> None:
     options = {"reader": "local", "path": str(shared_data / "landcovernet" / "labels")}
-    catalogue = mlhub_scenes(recipe(tmp_path, **options), tmp_path / "work")
-    assert [scene.name for scene in catalogue.scenes] == [f"28QDE_{chip:02}" for chip in range(10)]
-    assert {scene.group for scene in catalogue.scenes} == {"28QDE"}
-    for scene in catalogue.scenes:
+    with mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work") as catalogue:
+        scenes = catalogue.scenes()
+    assert [scene.name for scene in scenes] == [f"28QDE_{chip:02}" for chip in range(10)]
+    assert {scene.group for scene in scenes} == {"28QDE"}
+    for scene in scenes:
         assert scene.items == ()
         assert scene.labels is not None
         with rasterio.open(scene.labels.path()) as file:
@@ -268,7 +278,7 @@ def test_recorded_archive(
 
     with serving(web.get("/mlhub/v1/datasets/{id}", dataset), web.get("/{path:.*}", server.answer)) as (url, _):
         options = {"reader": "api", "url": f"{url}/mlhub/v1", "dataset": DATASET}
-        assert_kenya(kenya(mlhub_scenes(recipe(tmp_path, **options), tmp_path / "work")), straight)
+        assert_kenya(kenya(mlhub_catalogue(recipe(tmp_path, **options), tmp_path / "work")), straight)
     storage = got[before:]
     assert [request.path for request in storage] == [f"/mlhub/archives/{LABELS}.tar.gz"] * (2 if cut else 1)
     assert all("key" not in request.query for request in storage)

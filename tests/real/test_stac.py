@@ -13,17 +13,20 @@ import yaml
 from numpy.typing import NDArray
 
 from infra.sandbox.services.scripted import Reply
-from tasks.imagery.clouds import fraction, unusable
-from tasks.imagery.select import Observation, Refusal, observe
+from tasks.imagery.clouds import cloud_mask, fraction
+from tasks.imagery.select import Refusal, Selected, select
+from tasks.imagery.stac.catalogue import StacCatalogue
 from tasks.imagery.stac.items import read_items
 from tasks.imagery.stac.presets import endpoint_of
 from tasks.imagery.stac.reader import retry_policy
 from tasks.imagery.stac.reflectance import rule_of
 from tasks.imagery.stac.search import StacIO, find_items
-from tasks.imagery.stac.signing import _container
-from tasks.imagery.stac.source import StacSource
-from tasks.recipe.windows import Clouds, Dates, WindowRecipe
+from tasks.imagery.stac.signing import Signer
+from tasks.recipe.model import Recipe
+from tasks.recipe.parts import Clouds
+from tasks.recipe.sources import Dates
 from tasks.samples.window import Window
+from tests.support.catalogues import windows_of
 from tests.support.stac_items import recipe
 from tests.support.stac_server import Asked, FileServer, absolute, rustac_api
 
@@ -60,7 +63,7 @@ def scenes(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     fine.cache_clear()
 
 
-def made(api: str, bands: list[str] | None = None, **more: Any) -> WindowRecipe:
+def made(api: str, bands: list[str] | None = None, **more: Any) -> Recipe:
     imagery = {
         "collection": "sentinel-2-l2a",
         "datetime": "2023-08-01/2023-08-31",
@@ -92,48 +95,48 @@ def test_cloud_fractions_are_those_of_the_scene_classes(scenes: Scenes, tmp_path
     wanted = Clouds(mask="scl", drop=DROP)
     compared = 0
     cloudy: list[bool] = []
-    with StacSource(made(scenes.api, clouds={"mask": "scl"}), tmp_path) as source:
-        for window in source.windows()[::3]:
-            for look in source.looks(window):
-                mask = unusable(look, wanted)
+    with StacCatalogue(made(scenes.api, clouds={"mask": "scl"}), tmp_path) as catalogue:
+        for window in windows_of(catalogue)[::3]:
+            for item in catalogue.acquisitions(window):
+                mask = cloud_mask(item, wanted)
                 assert mask is not None
-                expected = np.isin(reference(scenes, look.id, "SCL", window), DROP)
+                expected = np.isin(reference(scenes, item.id, "SCL", window), DROP)
                 assert (mask == expected).all()
                 assert fraction(mask) == expected.mean()
                 compared += 1
-                if look.id == CLOUDY:
-                    seen = observe([look], Dates(), wanted)
+                if item.id == CLOUDY:
+                    seen = select([item], Dates(), wanted)
                     assert isinstance(seen, Refusal) == bool(expected.any())
                     cloudy.append(isinstance(seen, Refusal))
     assert compared > 150
     assert np.mean(cloudy) > 0.8
 
 
-def test_the_least_cloudy_look_is_the_one_the_classes_say(scenes: Scenes, tmp_path: Path) -> None:
+def test_the_least_cloudy_item_is_the_one_the_classes_say(scenes: Scenes, tmp_path: Path) -> None:
     wanted = Clouds(mask="scl", drop=DROP, max_fraction=1.0)
     compared = 0
-    with StacSource(made(scenes.api, ["red"], clouds={"mask": "scl"}), tmp_path) as source:
-        for window in source.windows()[::15]:
-            looks = source.looks(window)
-            if not looks:  # west of the scenes
+    with StacCatalogue(made(scenes.api, ["red"], clouds={"mask": "scl"}), tmp_path) as catalogue:
+        for window in windows_of(catalogue)[::15]:
+            items = catalogue.acquisitions(window)
+            if not items:  # west of the scenes
                 continue
-            seen = observe(looks, Dates(), wanted)
-            assert isinstance(seen, Observation)
+            seen = select(items, Dates(), wanted)
+            assert isinstance(seen, Selected)
             compared += 1
-            shares = {
+            fractions = {
                 path.name: np.isin(reference(scenes, path.name, "SCL", window), DROP).mean()
                 for path in sorted(scenes.folder.iterdir())
             }
-            assert seen.cloud_fraction == min(shares.values()) == shares[seen.origin]
+            assert seen.cloud_fraction == min(fractions.values()) == fractions[seen.origin]
     assert compared > 10
 
 
 def test_reflectance_is_a_ten_thousandth_as_the_offset_is_applied(scenes: Scenes, tmp_path: Path) -> None:
-    with StacSource(made(scenes.api), tmp_path) as source:
-        for window in source.windows()[::40]:
-            for look in source.looks(window):
-                chip = look.read()
-                numbers = np.stack([reference(scenes, look.id, key, window) for key in KEYS.values()])
+    with StacCatalogue(made(scenes.api), tmp_path) as catalogue:
+        for window in windows_of(catalogue)[::40]:
+            for item in catalogue.acquisitions(window):
+                chip = item.read()
+                numbers = np.stack([reference(scenes, item.id, key, window) for key in KEYS.values()])
                 assert (chip.image == np.where(chip.nodata, 0, (numbers * 0.0001).astype(np.float32))).all()
                 assert (chip.nodata == (numbers == 0).any(axis=0)).all()
                 assert "no offset: earthsearch:boa_offset_applied" in chip.note
@@ -152,9 +155,11 @@ def test_a_wrong_offset_shows_as_negative_values(scenes: Scenes) -> None:
     assert (numbers[numbers > 0] < 1000).mean() > 0.9
 
 
-def ids(source: StacSource) -> list[str]:
-    """Of the looks at the first window that is covered."""
-    return next([look.id for look in looks] for window in source.windows() if (looks := source.looks(window)))
+def ids(catalogue: StacCatalogue) -> list[str]:
+    """Of the items over the first window that is covered."""
+    return next(
+        [item.id for item in items] for window in windows_of(catalogue) if (items := catalogue.acquisitions(window))
+    )
 
 
 def test_the_api_is_searched_by_date_and_cloud_cover_and_paged(
@@ -162,11 +167,11 @@ def test_the_api_is_searched_by_date_and_cloud_cover_and_paged(
 ) -> None:
     monkeypatch.setattr("tasks.imagery.stac.search.PAGE", 1)
     query = {"eo:cloud_cover": {"lt": 20}}
-    with StacSource(made(scenes.api, imagery={"query": query}), tmp_path) as source:
-        assert ids(source) == ["S2A_33TWL_20230815_0_L2A", "S2B_33TWL_20230820_0_L2A"]
-        assert source.requests >= 4
-    with StacSource(made(scenes.api, imagery={"datetime": "2023-08-18"}), tmp_path) as source:
-        assert ids(source) == [CLOUDY]
+    with StacCatalogue(made(scenes.api, imagery={"query": query}), tmp_path) as catalogue:
+        assert ids(catalogue) == ["S2A_33TWL_20230815_0_L2A", "S2B_33TWL_20230820_0_L2A"]
+        assert catalogue.requests >= 4
+    with StacCatalogue(made(scenes.api, imagery={"datetime": "2023-08-18"}), tmp_path) as catalogue:
+        assert ids(catalogue) == [CLOUDY]
 
 
 class Recording(FileServer):
@@ -191,7 +196,7 @@ class Recording(FileServer):
         return {"type": "Catalog", "id": "recorded", "stac_version": "1.0.0", "description": "", "links": [search]}
 
 
-def replayed(server: Recording, bands: list[str], **imagery: Any) -> tuple[list[Any], WindowRecipe]:
+def replayed(server: FileServer, bands: list[str], **imagery: Any) -> tuple[list[Any], Recipe]:
     wanted = recipe(server.url, bands, imagery=imagery)
     endpoint = endpoint_of(server.url, Path)
     io = StacIO(endpoint, retry_policy(1, 10.0), 10.0)
@@ -230,12 +235,20 @@ def test_recorded_landsat_of_earth_search_has_its_own_offset(shared_data: Path) 
     assert item.bands[0].href.startswith("s3://usgs-landsat/")
 
 
-def test_recorded_pages_of_the_planetary_computer(shared_data: Path) -> None:
+def test_recorded_pages_of_the_planetary_computer(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = shared_data / "stac" / "recordings" / "TestItemSearch.test_item_collection.yaml"
     with Recording(path, PLANETARY_COMPUTER) as server:
         items, _ = replayed(server, ["image.1", "image.4"], collection="naip")
         assert len(server.asked_for("/search")) == 3
     assert len(items) == 20
-    assert {_container(ref.href) for item in items for ref in item.bands} == {"naipeuwest/naip"}
+    hrefs = {ref.href for item in items for ref in item.bands}
+    with FileServer() as tokens:
+        place = "/token/naipeuwest/naip"  # every asset lies in this container: others would be asked for, and are 404
+        tokens.handlers[place] = lambda _: {"token": "sig=made-up", "msft:expiry": "2999-01-01T00:00:00Z"}
+        monkeypatch.setenv("PC_SDK_SAS_URL", f"{tokens.url}/token")
+        signer = Signer(retry_policy(1, 10.0), 10.0)
+        assert {signer.signed(href) for href in hrefs} == {(f"{href}?sig=made-up", "sig=made-up") for href in hrefs}
+        assert [asked.path for asked in tokens.asked] == [place]
+        signer.close()
     assert all(rule_of(item.properties, item.bands[0].fields) is None for item in items)
     assert all(item.acquired_at and item.acquired_at > 1_200_000_000 for item in items)

@@ -51,7 +51,7 @@ def test_the_48_chips_of_banepa_pass_and_are_drawn_exactly(shared_data: Path, tm
         shapely.geometry.shape(feature["geometry"])
         for feature in json.loads((folder / "buildings.geojson").read_text())["features"]
     ]
-    densities = []
+    fractions = []
     for split in ("train", "validation", "test"):
         arrays = version.split(split)
         images, masks = np.asarray(arrays.image[:]), np.asarray(arrays.mask[:])
@@ -65,9 +65,9 @@ def test_the_48_chips_of_banepa_pass_and_are_drawn_exactly(shared_data: Path, tm
                     [one for one in footprints if one.intersects(here)], file.shape, transform=file.transform
                 )
             assert np.array_equal(masks[i], drawn)
-            densities.append(float(arrays.array("building_fraction")[i]))
-    assert 0.205 < min(densities) < 0.215
-    assert 0.675 < max(densities) < 0.685
+            fractions.append(float(arrays.array("building_fraction")[i]))
+    assert 0.205 < min(fractions) < 0.215
+    assert 0.675 < max(fractions) < 0.685
 
 
 def test_atlanta_fails_at_15_percent_and_passes_at_1(shared_data: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_atlanta_fails_at_15_percent_and_passes_at_1(shared_data: Path, tmp_path
     assert train.array("crs")[0] == "EPSG:32616"
 
 
-def test_sentinel_2_windows_are_kept_as_their_scene_classes_say(scenes: Scenes, tmp_path: Path) -> None:
+def test_sentinel_2_windows_are_accepted_as_their_scene_classes_say(scenes: Scenes, tmp_path: Path) -> None:
     # A building in every cell of 64 px of 120 m.
     from tasks.geo.georeference import transformer
 

@@ -1,5 +1,6 @@
 """Running a build without Prefect, and what a version holds, for tests."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def job_of(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> Jo
 def run_build(recipe: Path, store: Path | str, overrides: Sequence[str] = ()) -> BuildSummary:
     """The stages of the flow, one after the other, in this thread."""
     return line.build(job_of(recipe, store, overrides))
+
+
+def main() -> None:
+    """:func:`run_build` in a process of its own, whose words are the recipe, the store and overrides."""
+    recipe, store, *overrides = sys.argv[1:]
+    run_build(Path(recipe), store, overrides)
 
 
 def contents(store: Path | str, version: str | None = None) -> dict[str, tuple[str, bytes, bytes]]:

@@ -1,5 +1,6 @@
 """A small made-up region: coloured tiles and square buildings, for tests of the pipeline."""
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -76,6 +77,7 @@ class SmallRegion:
         return path
 
 
+@functools.cache
 def png_of(tile: Tile, side: int = 256) -> bytes:
     """A PNG in colours of the tile's own."""
     seed = np.random.default_rng([tile.z, tile.x, tile.y]).integers(0, 256, (8, 8, 3), dtype=np.uint8)

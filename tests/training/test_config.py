@@ -33,7 +33,7 @@ def test_overrides_change_values_and_the_hash() -> None:
 
 
 def test_an_unknown_name_lists_those_that_exist() -> None:
-    with pytest.raises(RecipeError, match=r"'unet-dise'.*there are unet-dice, unet-small"):
+    with pytest.raises(RecipeError, match=r"'unet-dise'.*there are .*unet-dice.*unet-small"):
         load_config("unet-dise")
 
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
@@ -16,12 +17,12 @@ from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
 from tasks.errors import CredentialError, SourceError
 from tasks.imagery.mlhub.archives import read_archive
 from tasks.imagery.mlhub.layouts import Choice, Collector
-from tasks.imagery.mlhub.remote import RemoteAsset
+from tasks.imagery.mlhub.remote import RemoteAsset, ask
 from tasks.raster.scene import Scene
+from tasks.recipe.sources import MlhubImagery
 from tasks.secrets import find_secret, redact
 from tasks.web.client import Client
 from tasks.web.download import Manner, download
-from tasks.web.retry import TransientError
 
 KEY_VARIABLE, KEY_BLOCK = "MLHUB_API_KEY", "mlhub-api-key"
 _RETIRED = ("api.radiant.earth",)
@@ -49,20 +50,18 @@ class MlhubApi:
         if (urlsplit(self.url).hostname or "").endswith(_RETIRED):
             raise SourceError(f"{redact(self.url)}: this service does not exist any more. {_ALTERNATIVES}")
         self._client = client
-        key = find_secret(KEY_VARIABLE, KEY_BLOCK)
-        if not key:
+        self._key = find_secret(KEY_VARIABLE, KEY_BLOCK) or ""
+        if not self._key:
             raise CredentialError(
                 f"{redact(self.url)} needs a key; set the environment variable {KEY_VARIABLE} (or the Prefect Secret"
                 f" block {KEY_BLOCK}) to the one that this server gave you"
             )
-        self._key = key
 
     def collections(self, dataset: str) -> list[str]:
         """Ids of a dataset's collections. Raises SourceError, which names the server's datasets when it lacks this."""
-        status, answer = self._json(f"/datasets/{quote(dataset, safe='')}")
-        if status == 404:
-            _, known = self._json("/datasets")
-            there = ", ".join(sorted(_ids(known))) or "none"
+        answer = self._json(f"{self.url}/datasets/{quote(dataset, safe='')}")
+        if answer is None:
+            there = ", ".join(sorted(_ids(self._json(f"{self.url}/datasets")))) or "none"
             raise SourceError(
                 f"{redact(self.url)}: has no dataset {dataset!r}; it has {there}. Correct imagery.dataset."
                 f" {_ALTERNATIVES}"
@@ -78,16 +77,14 @@ class MlhubApi:
         asked = set()
         while url and url not in asked:
             asked.add(url)
-            status, page = self._json(url)
-            if status != 200 or not isinstance(page, dict) or not isinstance(page.get("features"), list):
+            page = self._json(url)
+            if not isinstance(page, dict) or not isinstance(page.get("features"), list):
+                status = 404 if page is None else 200
                 raise SourceError(f"{redact(first)}: the server answered {status} without items. {_ALTERNATIVES}")
             yield from (item for item in page["features"] if isinstance(item, dict))
             links = [link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next"]
-            url = self._paged(first, str(links[0].get("href", ""))) if links else ""
-
-    def locate_archive(self, collection: str) -> tuple[str, Mapping[str, str]]:
-        """URL and headers of a collection's archive just now. Raises as :meth:`locate`."""
-        return self.locate(f"{self.url}/archive/{quote(collection, safe='')}")
+            query = urlsplit(str(links[0].get("href", ""))).query if links else ""
+            url = f"{first}?{query}" if query else ""  # at our server, whatever name of its own it writes into links
 
     def locate(self, href: str) -> tuple[str, Mapping[str, str]]:
         """Where a file of the protocol lies: the target of the server's redirect, without the key.
@@ -111,26 +108,15 @@ class MlhubApi:
             self._refused(href, status)
         return f"{href}{'&' if urlsplit(href).query else '?'}{urlencode({'key': self._key})}", {}
 
-    def _paged(self, first: str, href: str) -> str:
-        """The next page's URL at our server, whatever name of its own it writes into links."""
-        return f"{first}?{query}" if (query := urlsplit(href).query) else ""
-
-    def _json(self, path: str) -> tuple[int, Any]:
-        """Status and body of 200 and 404. Raises CredentialError, SourceError."""
-        url = path if path.startswith(self.url) else f"{self.url}{path}"
+    def _json(self, url: str) -> Any:
+        """What is there; None where there is nothing (404). Raises CredentialError, SourceError."""
+        answer = ask(self._client, url, {"key": self._key}, f". {_ALTERNATIVES}")
+        if answer.status_code == 404:
+            return None
+        if answer.status_code != 200:
+            self._refused(url, answer.status_code)
         try:
-            answer = self._client.persist(lambda: self._client.get(url, query={"key": self._key}, whole=True))
-        except TransientError as error:
-            raise SourceError(
-                f"{error}; gave up after {self._client.policy.attempts} attempts. {_ALTERNATIVES}"
-            ) from error
-        status = answer.status_code
-        if status == 404:
-            return status, None
-        if status != 200:
-            self._refused(url, status)
-        try:
-            return status, json.loads(answer.content)
+            return json.loads(answer.content)
         except ValueError:
             raise SourceError(
                 f"{redact(url)}: the answer is no JSON; is this an MLHub server? {_ALTERNATIVES}"
@@ -144,29 +130,22 @@ class MlhubApi:
         raise SourceError(f"{redact(url)}: the server answered {status}; correct imagery.url. {_ALTERNATIVES}")
 
 
-def api_scenes(
-    api: MlhubApi,
-    client: Client,
-    dataset: str,
-    collections: list[str],
-    work: Path,
-    choice: Choice,
-    max_bytes: int,
-) -> list[Scene]:
-    """The scenes of a dataset's ``collections`` (empty: all that can hold what is wanted).
+def api_scenes(imagery: MlhubImagery, client: Client, work: Path, choice: Choice) -> list[Scene]:
+    """The scenes of ``imagery.collections`` (empty: all of the dataset's that can hold what is wanted).
 
     Archives go to ``work/archives``, their files to ``work/mlhub``. Raises SourceError, CredentialError, DiskError.
     """
+    api, dataset = MlhubApi(imagery.url or "", client), imagery.dataset or ""
     there = api.collections(dataset)
-    if unknown := [name for name in collections if name not in there]:
+    if unknown := [name for name in imagery.collections if name not in there]:
         raise SourceError(
             f"{redact(api.url)}: dataset {dataset!r} has no collection {unknown[0]!r}; it has {', '.join(there)};"
             " correct imagery.collections"
         )
     collector = Collector(choice, f"{redact(api.url)}, dataset {dataset}")
-    for name in collections or [one for one in there if choice.may_hold(one)]:
+    for name in imagery.collections or [one for one in there if choice.may_hold(one)]:
         if (archive := _download(api, client, name, work / "archives")) is not None:
-            read_archive(archive, work / "mlhub", choice, collector, max_bytes)
+            read_archive(archive, work / "mlhub", choice, collector, imagery.max_bytes)
         else:
             _offer_items(api, client, name, work / "mlhub", collector)
     return collector.scenes()
@@ -187,19 +166,10 @@ def without_secret(url: str, secret: str) -> str:
 
 def _download(api: MlhubApi, client: Client, collection: str, folder: Path) -> Path | None:
     """A collection's archive, None when the server has none."""
-
-    def locate() -> tuple[str, Mapping[str, str]]:
-        return api.locate_archive(collection)
-
-    manner = Manner(
-        error=SourceError,
-        advice="ask the server's owner for the archive, or use imagery.reader: local",
-        name=f"{collection}.tar.gz",
-        silence=client.timeout,
-        locate=locate,
-    )
-    policy = replace(client.policy, total_seconds=_DOWNLOAD_SECONDS)
     url = f"{api.url}/archive/{quote(collection, safe='')}"
+    advice = "ask the server's owner for the archive, or use imagery.reader: local"
+    manner = Manner(SourceError, advice, f"{collection}.tar.gz", client.timeout, partial(api.locate, url))
+    policy = replace(client.policy, total_seconds=_DOWNLOAD_SECONDS)
     try:
         path, requests = download(url, folder, None, policy, manner)
     except AbsentError:
@@ -217,16 +187,8 @@ def _offer_items(api: MlhubApi, client: Client, collection: str, work: Path, col
             href, kind = str(asset.get("href", "")), str(asset.get("type", "")).partition(";")[0].strip()
             name = f"{item.get('id')}/{key}{_EXTENSIONS.get(kind, '')}"
             if hit := collector.offer(name):
-                locate = _Locator(api, href)
-                collector.add(hit, RemoteAsset(client, f"{redact(api.url)}: {name}", folder / hit.file, locate))
-
-
-class _Locator:
-    def __init__(self, api: MlhubApi, href: str) -> None:
-        self._api, self._href = api, href
-
-    def __call__(self) -> tuple[str, Mapping[str, str]]:
-        return self._api.locate(self._href)
+                shown, locate = f"{redact(api.url)}: {name}", partial(api.locate, href)
+                collector.add(hit, RemoteAsset(client, shown, folder / hit.file, locate))
 
 
 def _ids(found: Any) -> list[str]:

@@ -12,14 +12,12 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 
-from tasks.atomic import disk_error, write_text
+from tasks.atomic import write_text, writing
 from tasks.errors import SourceError
-from tasks.imagery.mlhub.layouts import Choice, Collector, Hit
+from tasks.imagery.mlhub.layouts import Choice, Collector
 from tasks.raster.scene import LocalAsset
 
 SUFFIXES = (".tar.gz", ".tgz")
@@ -27,13 +25,10 @@ _MANIFEST = "manifest.json"
 _CHUNK = 1 << 20  # bytes
 _DEFLATE = 1032  # no deflate stream holds more bytes than that for each of its own
 _SMALL = 1 << 20  # bytes: of a header that carries a long name, and what an archive may add to its files
-_HEADERS = {
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-}
+# Types, of a byte each, of headers that say more of the next member.
+_HEADERS = (
+    tarfile.XHDTYPE + tarfile.XGLTYPE + tarfile.SOLARIS_XHDTYPE + tarfile.GNUTYPE_LONGNAME + tarfile.GNUTYPE_LONGLINK
+)
 
 
 def read_archive(archive: Path, work: Path, choice: Choice, collector: Collector, max_bytes: int) -> None:
@@ -47,16 +42,19 @@ def read_archive(archive: Path, work: Path, choice: Choice, collector: Collector
     except OSError as error:
         raise SourceError(f"{archive}: cannot be read ({error.strerror}); correct imagery.path") from error
     of = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sensor": choice.sensor, "bands": sorted(choice.bands)}
-    folder = _folder_for(archive, work)
+    stem = re.sub(r"[^A-Za-z0-9_-]", "_", archive.name.partition(".")[0])[:80]
+    folder = work / f"{stem}-{hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:12]}"
     if not (names := _kept(folder, of)):
         shutil.rmtree(folder, ignore_errors=True)
         own = Collector(choice, str(archive))
         try:
             files = _unpack(archive, stat.st_size, folder, own, max_bytes)
-            names = _write_manifest(folder, of, files, own)
+            others = [name for name in own.examples() if name not in files]
+            write_text(folder / _MANIFEST, json.dumps({"of": of, "files": files, "others": others}))
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        names = [*files, *others]
     for name in names:
         if hit := collector.offer(name):
             collector.add(hit, LocalAsset(folder / hit.file))
@@ -69,11 +67,6 @@ def is_safe(name: str) -> bool:
     return not (parts.is_absolute() or ".." in parts.parts or drive or "\0" in name)
 
 
-def _folder_for(archive: Path, work: Path) -> Path:
-    stem = re.sub(r"[^A-Za-z0-9_-]", "_", archive.name.partition(".")[0])[:80]
-    return work / f"{stem}-{hashlib.sha256(str(archive.resolve()).encode()).hexdigest()[:12]}"
-
-
 def _kept(folder: Path, of: dict[str, Any]) -> list[str]:
     """Names of members as an earlier run left them; empty when there is none that holds."""
     try:
@@ -84,20 +77,6 @@ def _kept(folder: Path, of: dict[str, Any]) -> list[str]:
         return []
 
 
-def _write_manifest(folder: Path, of: dict[str, Any], files: dict[str, tuple[str, int]], own: Collector) -> list[str]:
-    others = [name for name in own.examples() if name not in files]
-    write_text(folder / _MANIFEST, json.dumps({"of": of, "files": files, "others": others}))
-    return [*files, *others]
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(path, error) from error
-
-
 def _unpack(
     archive: Path, compressed: int, folder: Path, collector: Collector, max_bytes: int
 ) -> dict[str, tuple[str, int]]:
@@ -105,29 +84,30 @@ def _unpack(
     files: dict[str, tuple[str, int]] = {}
     declared = 0
     try:
-        with archive.open("rb") as raw, gzip.GzipFile(fileobj=raw) as plain:
-            stream = _Stream(plain, archive, max_bytes)
-            with _Tar.open(fileobj=cast("IO[bytes]", stream), mode="r|", tarinfo=_Member) as tar:
-                while (member := tar.next()) is not None:
-                    tar.members.clear()  # else tarfile keeps every header of millions
-                    _check(archive, member)
-                    declared += member.size
-                    if declared > max_bytes:
-                        raise _too_large(archive, max_bytes)
-                    if declared > compressed * _DEFLATE + _SMALL:
-                        raise SourceError(
-                            f"{archive}: member {member.name!r} claims {member.size} bytes, more than a file of"
-                            f" {compressed} bytes can hold; the archive is broken or hostile, get it again"
-                        )
-                    if member.isreg() and (hit := collector.offer(_plain(member.name))):
-                        _write(tar, member, folder, hit)
-                        files[_plain(member.name)] = (hit.file, member.size)
-                if not tar.ended:
-                    raise EOFError("no end of the archive")
+        with _Stream(archive, max_bytes) as stream, _Tar.open(fileobj=stream, mode="r|", tarinfo=_Member) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # else tarfile keeps every header of millions
+                _check(archive, member)
+                declared += member.size
+                if declared > max_bytes:
+                    raise _too_large(archive, max_bytes)
+                if declared > compressed * _DEFLATE + _SMALL:
+                    raise SourceError(
+                        f"{archive}: member {member.name!r} claims {member.size} bytes, more than a file of"
+                        f" {compressed} bytes can hold; the archive is broken or hostile, get it again"
+                    )
+                name = member.name.removeprefix("./")
+                if member.isreg() and (hit := collector.offer(name)):
+                    _write(tar, member, folder / hit.file)
+                    files[name] = (hit.file, member.size)
+            if not tar.ended:
+                raise EOFError("no end of the archive")
             while stream.read(_CHUNK):  # the checksum at gzip's very end covers all
                 pass
-    except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile) as error:
-        if not isinstance(error, EOFError) and not _begins_like_gzip(archive):
+    except (EOFError, tarfile.TarError) as error:
+        with archive.open("rb") as file:
+            is_gzip = file.read(2) == b"\x1f\x8b"
+        if not isinstance(error, EOFError) and not is_gzip:
             raise SourceError(f"{archive}: is no .tar.gz archive ({error}); correct imagery.path") from error
         raise SourceError(
             f"{archive}: is cut short or damaged ({error}); nothing of it was used; remove it and get it again"
@@ -135,10 +115,6 @@ def _unpack(
     except OSError as error:
         raise SourceError(f"{archive}: cannot be read ({error.strerror or error})") from error
     return files
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("./")
 
 
 def _check(archive: Path, member: tarfile.TarInfo) -> None:
@@ -154,23 +130,13 @@ def _check(archive: Path, member: tarfile.TarInfo) -> None:
         )
 
 
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path, hit: Hit) -> None:
-    path = folder / hit.file
-    part = path.with_name(f"{path.name}.part")
+def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     source = tar.extractfile(member)
     assert source is not None  # a regular file
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = part.open("wb")
-    with file:
-        while chunk := source.read(_CHUNK):
-            with _writing(path):
-                file.write(chunk)
-                file.flush()  # here, so that a full disk is not met when the file is closed
+    with writing(path) as part, part.open("wb") as file:
+        shutil.copyfileobj(source, file, _CHUNK)
         if file.tell() != member.size:
             raise EOFError(f"member {member.name!r} ends early")
-    with _writing(path):
-        part.replace(path)
 
 
 def _too_large(archive: Path, max_bytes: int) -> SourceError:
@@ -179,21 +145,22 @@ def _too_large(archive: Path, max_bytes: int) -> SourceError:
     )
 
 
-def _begins_like_gzip(archive: Path) -> bool:
-    with archive.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-class _Stream:
+class _Stream(gzip.GzipFile):
     """What was packed, read once, and not much more than the recipe allows."""
 
-    def __init__(self, plain: gzip.GzipFile, archive: Path, max_bytes: int) -> None:
-        self._plain, self._archive, self._max_bytes, self._read = plain, archive, max_bytes, 0
+    def __init__(self, archive: Path, max_bytes: int) -> None:
+        super().__init__(archive, "rb")
+        self._archive, self._max_bytes, self._got = archive, max_bytes, 0
 
-    def read(self, size: int) -> bytes:
-        block = self._plain.read(size)
-        self._read += len(block)
-        if self._read > 2 * self._max_bytes + _SMALL:  # headers weigh as much as files that are very small
+    def read(self, size: int | None = -1) -> bytes:
+        try:
+            block = super().read(size)
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise tarfile.ReadError(str(error)) from error
+        except OSError as error:  # here, so that it is not the fault of a file that is written meanwhile
+            raise SourceError(f"{self._archive}: cannot be read ({error.strerror or error})") from error
+        self._got += len(block)
+        if self._got > 2 * self._max_bytes + _SMALL:  # headers weigh as much as files that are very small
             raise _too_large(self._archive, self._max_bytes)
         return block
 

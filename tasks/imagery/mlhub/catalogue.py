@@ -1,14 +1,16 @@
 """The imagery of a Radiant MLHub collection, wherever the recipe says that it is today."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from tasks.errors import RecipeError, SourceError
-from tasks.imagery.mlhub.api import MlhubApi, api_scenes
-from tasks.imagery.mlhub.layouts import choose
-from tasks.imagery.mlhub.local import local_scenes
+from tasks.imagery.mlhub.api import api_scenes
+from tasks.imagery.mlhub.archives import SUFFIXES, read_archive
+from tasks.imagery.mlhub.layouts import Choice, Collector, choose
 from tasks.imagery.mlhub.source_coop import DEFAULT_PROXY, source_coop_scenes
 from tasks.imagery.scenes.catalogue import SceneCatalogue
-from tasks.raster.scene import Scene
+from tasks.raster.scene import LocalAsset, Scene
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import MlhubImagery
 from tasks.web.client import Client
@@ -33,12 +35,43 @@ def mlhub_catalogue(recipe: Recipe, work: Path) -> SceneCatalogue:
 
 
 def _scenes(recipe: Recipe, imagery: MlhubImagery, client: Client, work: Path) -> list[Scene]:
-    dataset, most, choice = imagery.dataset or "", imagery.max_bytes, choose(imagery.bands)
-    if imagery.reader == "local":
-        path = recipe.resolve(imagery.path or "")
-        if recipe.about.files and not path.exists():
-            raise SourceError(f"{path}: does not exist. {' '.join(recipe.about.files.split())}")
-        return local_scenes(path, work / "mlhub", choice, most)
+    choice = choose(imagery.bands)
     if imagery.reader == "source-coop":
-        return source_coop_scenes(imagery.url or DEFAULT_PROXY, dataset, client, work, choice)
-    return api_scenes(MlhubApi(imagery.url or "", client), client, dataset, imagery.collections, work, choice, most)
+        return source_coop_scenes(imagery.url or DEFAULT_PROXY, imagery.dataset or "", client, work, choice)
+    if imagery.reader == "api":
+        return api_scenes(imagery, client, work, choice)
+    path = recipe.resolve(imagery.path or "")
+    if recipe.about.files and not path.exists():
+        raise SourceError(f"{path}: does not exist. {' '.join(recipe.about.files.split())}")
+    return _local_scenes(path, work / "mlhub", choice, imagery.max_bytes)
+
+
+def _local_scenes(path: Path, work: Path, choice: Choice, max_bytes: int) -> list[Scene]:
+    """The scenes of a folder, a folder of archives, or one archive; files of archives are unpacked into ``work``.
+
+    Archives in a folder, also deeper ones, count with the files beside them. Raises SourceError, DiskError.
+    """
+    if not (path.is_dir() or (path.is_file() and path.name.endswith(SUFFIXES))):
+        found = "is a file of another kind" if path.exists() else "does not exist"
+        raise SourceError(
+            f"{path}: {found}; imagery.path is a folder, a folder of {' or '.join(SUFFIXES)} archives, or one archive"
+            " (relative to the recipe)"
+        )
+    collector = Collector(choice, str(path))
+    for file in _files(path) if path.is_dir() else [path]:
+        if file.name.endswith(SUFFIXES):
+            read_archive(file, work, choice, collector, max_bytes)
+        elif hit := collector.offer(file.relative_to(path).as_posix()):
+            collector.add(hit, LocalAsset(file))
+    return collector.scenes()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below, in an order that is the same on every machine."""
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(f"{error.filename}: cannot be read ({error.strerror}); correct imagery.path or its rights")
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))

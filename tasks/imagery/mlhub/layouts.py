@@ -5,12 +5,12 @@ layout is a handful of patterns on relative file names; nothing here reads a fil
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from tasks.errors import SourceError
 from tasks.imagery.clouds import LAYERS
+from tasks.imagery.scenes.catalogue import seconds_of
 from tasks.raster.scene import IMAGE, Asset, Scene, SceneItem
 
 LABELS = "labels"  # key of a label raster
@@ -113,20 +113,9 @@ def _hit(family: str, parts: Mapping[str, str | None]) -> Hit:
         item = f"{sensor}_{item}"
     if family in (GHANA, GHANA_MIRROR):
         key = IMAGE if key in (None, "data", "source") else "cloudmask"
-    day = re.sub(r"\D", "", parts.get("date") or _day_within(item))
-    return Hit(family, scene, group, key or "", _SENSORS[sensor] if sensor else S2, item, _seconds(day))
-
-
-def _day_within(item: str) -> str:
-    found = re.search(r"(?<!\d)(?:19|20)\d{6}(?!\d)", item)
-    return found[0] if found else ""
-
-
-def _seconds(day: str) -> int | None:
-    try:
-        return int(datetime(int(day[:4]), int(day[4:6]), int(day[6:]), tzinfo=UTC).timestamp())
-    except ValueError:  # no date, or none that there is
-        return None
+    within = re.search(r"(?<!\d)(?:19|20)\d{6}(?!\d)", item)
+    day = re.sub(r"\D", "", parts.get("date") or (within[0] if within else ""))
+    return Hit(family, scene, group, key or "", _SENSORS[sensor] if sensor else S2, item, seconds_of(day))
 
 
 @dataclass(frozen=True)
@@ -171,11 +160,8 @@ def choose(bands: Sequence[str]) -> Choice:
     return Choice(sensors.pop(), named)
 
 
-@dataclass
-class _Parts:
-    group: str
-    labels: Asset | None = None
-    items: dict[str, tuple[int | None, dict[str, Asset]]] = field(default_factory=dict)
+# The assets of one scene, by the id and time of their item; a label raster's has no id.
+_Assets = dict[tuple[str, int | None], dict[str, Asset]]
 
 
 class Collector:
@@ -183,7 +169,7 @@ class Collector:
 
     def __init__(self, choice: Choice, where: str) -> None:
         self._choice, self._where = choice, where
-        self._scenes: dict[str, _Parts] = {}
+        self._scenes: dict[tuple[str, str], _Assets] = {}  # by name and group
         self._names: dict[str, str] = {}  # our name of a wanted file -> its own
         self._seen: dict[tuple[str, str], str] = {}  # (sensor, key) -> a file of it
         self._families: dict[str, str] = {}  # -> a file of it
@@ -191,8 +177,7 @@ class Collector:
 
     def offer(self, name: str) -> Hit | None:
         """What the file is when it is wanted. Raises SourceError when another file is the same thing."""
-        hit = recognise(name)
-        if hit is None:
+        if (hit := recognise(name)) is None:
             if len(self._strange) < _SHOWN:
                 self._strange.append(name)
             return None
@@ -210,13 +195,10 @@ class Collector:
 
     def add(self, hit: Hit, asset: Asset) -> None:
         """Take the file that ``offer`` wanted."""
-        parts = self._scenes.setdefault(hit.scene, _Parts(hit.group))
-        if not hit.item:
-            parts.labels = asset
-            return
         key = self._choice.key(hit)
         assert key is not None
-        parts.items.setdefault(hit.item, (hit.acquired_at, {}))[1][key] = asset
+        scene = self._scenes.setdefault((hit.scene, hit.group), {})
+        scene.setdefault((hit.item, hit.acquired_at), {})[key] = asset
 
     def examples(self) -> list[str]:
         """One file of each band of each sensor that was offered, and some that no layout knows."""
@@ -237,12 +219,6 @@ class Collector:
         if len(self._families) > 1:
             found = " and ".join(f"{family} ({name})" for family, name in sorted(self._families.items()))
             raise SourceError(f"{self._where}: holds files of {found}; give the place of one dataset")
-        self._check_bands()
-        return [
-            Scene(name, parts.group, tuple(_items(parts)), parts.labels) for name, parts in sorted(self._scenes.items())
-        ]
-
-    def _check_bands(self) -> None:
         sensor = self._choice.sensor
         mine = {key for owner, key in self._seen if owner == sensor}
         if not self._scenes:
@@ -257,8 +233,10 @@ class Collector:
                 f"{self._where}: no file of band {', '.join(missing)}; there are {', '.join(sorted(mine))}; correct"
                 " imagery.bands"
             )
+        return [_scene(name, group, assets) for (name, group), assets in sorted(self._scenes.items())]
 
 
-def _items(parts: _Parts) -> Iterable[SceneItem]:
-    for name, (acquired_at, assets) in sorted(parts.items.items(), key=lambda one: (one[1][0] or 0, one[0])):
-        yield SceneItem(name, assets, acquired_at)
+def _scene(name: str, group: str, found: _Assets) -> Scene:
+    items = [SceneItem(item, assets, acquired_at) for (item, acquired_at), assets in found.items() if item]
+    items.sort(key=lambda item: (item.acquired_at or 0, item.id))
+    return Scene(name, group, tuple(items), found.get(("", None), {}).get(LABELS))

@@ -4,9 +4,9 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree
 
@@ -14,23 +14,17 @@ from tasks.atomic import write_text
 from tasks.errors import SourceError
 from tasks.imagery.mlhub.archives import is_safe
 from tasks.imagery.mlhub.layouts import Choice, Collector
-from tasks.imagery.mlhub.remote import RemoteAsset
+from tasks.imagery.mlhub.remote import RemoteAsset, ask
 from tasks.raster.scene import Scene
 from tasks.secrets import redact
 from tasks.web.client import Client
-from tasks.web.retry import TransientError
 
 DEFAULT_PROXY = "https://data.source.coop"
 _LISTING_SECONDS = 24 * 3600.0  # how long a listing is good
 _PAGE = 1000  # keys; S3 gives no more at once
 
 
-class Listed(NamedTuple):
-    """One file of a product."""
-
-    key: str  # relative to the product
-    size: int  # bytes
-    etag: str
+_Listed = tuple[str, int, str]  # a file's key, relative to the product, its bytes and its ETag
 
 
 def source_coop_scenes(proxy: str, dataset: str, client: Client, work: Path, choice: Choice) -> list[Scene]:
@@ -50,10 +44,10 @@ def source_coop_scenes(proxy: str, dataset: str, client: Client, work: Path, cho
     ours = hashlib.sha256(f"{base}/{prefix}".encode()).hexdigest()[:12]
     collector = Collector(choice, f"{redact(base)}/{prefix}")
     folder = work / "source-coop" / ours
-    for listed in _listing(client, base, prefix, work / "source-coop" / f"{ours}.json"):
-        if is_safe(listed.key) and (hit := collector.offer(listed.key)):
-            url = f"{base}/{quote(listed.key)}"
-            asset = RemoteAsset(client, redact(url), folder / hit.file, partial(_there, url), listed.size, listed.etag)
+    for key, size, etag in _listing(client, base, prefix, work / "source-coop" / f"{ours}.json"):
+        if is_safe(key) and (hit := collector.offer(key)):
+            url = f"{base}/{quote(key)}"
+            asset = RemoteAsset(client, redact(url), folder / hit.file, partial(_there, url), size, etag)
             collector.add(hit, asset)
     return collector.scenes()
 
@@ -62,20 +56,18 @@ def _there(url: str) -> tuple[str, Mapping[str, str]]:
     return url, {}
 
 
-def _listing(client: Client, base: str, prefix: str, kept: Path) -> list[Listed]:
+def _listing(client: Client, base: str, prefix: str, kept: Path) -> list[_Listed]:
     """The listing as kept, or fetched and kept."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         found = json.loads(kept.read_text())
         if 0 <= time.time() - found["at"] < _LISTING_SECONDS:
-            return [Listed(str(key), int(size), str(etag)) for key, size, etag in found["files"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+            return [(str(key), int(size), str(etag)) for key, size, etag in found["files"]]
     listed = list(_list(client, base, prefix))
     write_text(kept, json.dumps({"url": f"{redact(base)}/{prefix}", "at": time.time(), "files": listed}))
     return listed
 
 
-def _list(client: Client, base: str, prefix: str) -> Iterator[Listed]:
+def _list(client: Client, base: str, prefix: str) -> Iterator[_Listed]:
     """All files of a product below ``prefix``, page by page."""
     product = f"{base.rpartition('/')[2]}/"
     token, asked = "", set()
@@ -88,7 +80,7 @@ def _list(client: Client, base: str, prefix: str) -> Iterator[Listed]:
             key = entry.findtext("{*}Key", "").removeprefix(product if not prefix.startswith(product) else "")
             size = entry.findtext("{*}Size", "")
             if key and size.isdigit():
-                yield Listed(key, int(size), entry.findtext("{*}ETag", ""))
+                yield key, int(size), entry.findtext("{*}ETag", "")
         if root.findtext("{*}IsTruncated", "false") != "true":
             return
         token = root.findtext("{*}NextContinuationToken", "")
@@ -97,13 +89,7 @@ def _list(client: Client, base: str, prefix: str) -> Iterator[Listed]:
 
 def _page(client: Client, base: str, query: dict[str, str]) -> ElementTree.Element:
     shown = redact(base)
-    try:
-        answer = client.persist(lambda: client.get(base, query=query, whole=True))
-    except TransientError as error:
-        raise SourceError(
-            f"{error}; gave up after {client.policy.attempts} attempts, start again later, or set imagery.url to"
-            " another proxy"
-        ) from error
+    answer = ask(client, base, query, ", start again later, or set imagery.url to another proxy")
     status, body = answer.status_code, answer.content
     if status in (403, 404):
         raise SourceError(
@@ -111,10 +97,8 @@ def _page(client: Client, base: str, query: dict[str, str]) -> ElementTree.Eleme
             " or use imagery.reader: local for a copy that you have"
         )
     if status == 200 and b"<!DOCTYPE" not in body[:1000]:
-        try:
+        with suppress(ElementTree.ParseError):
             root = ElementTree.fromstring(body)  # noqa: S314 - without a document type there are no entities
-        except ElementTree.ParseError:
-            root = ElementTree.Element("unreadable")
-        if root.tag.rpartition("}")[2] == "ListBucketResult":
-            return root
+            if root.tag.rpartition("}")[2] == "ListBucketResult":
+                return root
     raise SourceError(f"{shown}: the server answered {status} without an S3 listing; correct imagery.url")

@@ -3,9 +3,9 @@
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 
 from tasks.errors import LabelError, SourceError, WindowReadError
 from tasks.geo.georeference import Georeference
-from tasks.imagery.protocol import Acquisition, Chip
-from tasks.raster.files import IMAGE_TYPES, Header, Pixels, Rasters, difference, reach, scaled
+from tasks.imagery.protocol import Acquisition, Chip, in_image_type
+from tasks.raster.files import Header, Pixels, Rasters, difference, reach, scaled
 from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 from tasks.recipe.model import Recipe
-from tasks.recipe.sources import MlhubImagery, ScenesImagery
+from tasks.recipe.sources import MlhubImagery, SceneImagery, ScenesImagery
 from tasks.samples.groups import HELD_OUT, named_splits
 from tasks.samples.patches import Placed, block_of, hold_out, place
-from tasks.samples.window import Window, of_item, ranked, safe_name, window_name
+from tasks.samples.window import Window, of_item, ranked, safe_name
 from tasks.web.client import Client
 
 HEADER_THREADS = 4
 
 
 class _Listed(NamedTuple):
-    scenes: Mapping[str, Scene]
-    items: Mapping[str, Sequence[SceneItem]]  # of each scene those that have all bands, oldest first
+    scenes: list[Scene]  # by name
+    usable: dict[str, Scene]  # with those items alone that have all bands, oldest first
 
 
 class SceneCatalogue:
@@ -43,8 +43,7 @@ class SceneCatalogue:
     def __init__(self, recipe: Recipe, find: Callable[[], Sequence[Scene]], client: Client | None = None) -> None:
         """Windows as ``recipe`` says, of the scenes that ``find`` finds; ``client`` is what fetches their files."""
         imagery = recipe.imagery
-        if not isinstance(imagery, MlhubImagery | ScenesImagery):
-            raise TypeError("the recipe's imagery is not of scenes")
+        assert isinstance(imagery, SceneImagery)
         self.bands = tuple(imagery.bands)
         self.remote = isinstance(imagery, MlhubImagery) and imagery.reader == "source-coop"
         self._imagery, self._splits = imagery, recipe.splits
@@ -55,7 +54,7 @@ class SceneCatalogue:
         self._images, self._labels = Rasters(SourceError), Rasters(LabelError)
         self._grids: dict[str, Header] = {}
         self._checked: set[tuple[str, str]] = set()  # scene and file of which the grid was compared
-        self._listing, self._lock = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         """Nothing is open before it is asked for."""
@@ -76,42 +75,34 @@ class SceneCatalogue:
         Reads headers only: of the label raster where there is one, and of imagery that is on this machine. Raises
         SourceError when no scene has the bands or a file does not fit, LabelError when labels do not fit the imagery.
         """
-        scenes, items = self._known()
-        usable = [scene for name, scene in sorted(scenes.items()) if items[name]]
-        if not usable:
+        every, known = self._known()
+        if not (usable := [scene for scene in known.values() if scene.items]):
             raise SourceError(self._no_bands())
         with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
             grids = list(pool.map(self._grid, usable))
         left_out: Counter[str] = Counter()
         windows = [one for scene, grid in zip(usable, grids, strict=True) for one in self._cut(scene, grid, left_out)]
-        left_out["scenes without all bands"] = len(scenes) - len(usable)
+        left_out["scenes without all bands"] = len(every) - len(usable)
         return windows, dict(+left_out)
 
     def scenes(self) -> list[Scene]:
         """All scenes, by name."""
-        return [scene for _, scene in sorted(self._known().scenes.items())]
+        return self._known().scenes
 
     def acquisitions(self, window: Window) -> Sequence[Acquisition]:
         """The items of the window's scene that have all bands, oldest first. Raises SourceError, LabelError."""
-        scenes, items = self._known()
-        scene = scenes.get(window.scene)
-        if scene is None:
+        if (scene := self._known().usable.get(window.scene)) is None:
             raise SourceError(f"window {window.name}: there is no scene {window.scene} any more; run plan again")
-        there = items[scene.name]
-        return [
-            SceneAcquisition(item.id, item.acquired_at, self, window, scene, item)
-            for item, name in zip(there, item_names(there), strict=True)
-            if window.item in ("", name)
-        ]
+        named = zip(scene.items, item_names(scene.items), strict=True)
+        return [SceneAcquisition(self, window, scene, item) for item, name in named if window.item in ("", name)]
 
     def fingerprints(self) -> dict[str, str]:
         """Of every scene with images on this machine: their sizes and times."""
         found = {}
         for scene in self.scenes():
-            assets = [asset for item in scene.items for asset in item.assets.values() if isinstance(asset, LocalAsset)]
-            stats = sorted((str(asset.file), asset.file.stat()) for asset in assets)
-            if stats:
-                text = " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+            assets = [asset for item in scene.items for asset in item.assets.values()]
+            if files := sorted((str(one.file), one.file.stat()) for one in assets if isinstance(one, LocalAsset)):
+                text = " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
                 found[scene.name] = hashlib.sha256(text.encode()).hexdigest()
         return found
 
@@ -123,28 +114,30 @@ class SceneCatalogue:
             self._client.close()
 
     def _known(self) -> _Listed:
-        with self._listing:
+        with self._lock:
             if self._listed is None:
-                scenes = {scene.name: scene for scene in self._find()}
-                self._listed = _Listed(scenes, {name: self._usable(scene) for name, scene in scenes.items()})
+                scenes = sorted(self._find(), key=lambda scene: scene.name)
+                self._listed = _Listed(scenes, {scene.name: self._usable(scene) for scene in scenes})
             return self._listed
 
-    def _usable(self, scene: Scene) -> list[SceneItem]:
-        found = [item for item in scene.items if self._single(item) or self._file_is_enough(item)]
-        return sorted(found, key=lambda item: (item.acquired_at is None, item.acquired_at or 0, item.id))
+    def _usable(self, scene: Scene) -> Scene:
+        items = [item for item in scene.items if self._files(item)]
+        items.sort(key=lambda item: (item.acquired_at is None, item.acquired_at or 0, item.id))
+        return replace(scene, items=tuple(items))
+
+    def _files(self, item: SceneItem) -> list[Asset]:
+        """The files that hold the bands: one of each, or one of them all; none when a band is missing."""
+        if self._single(item):
+            return [item.assets[band] for band in self.bands]
+        return [item.assets[IMAGE]] if IMAGE in item.assets and set(self.bands) <= set(self._file_bands) else []
 
     def _single(self, item: SceneItem) -> bool:
         return all(band in item.assets for band in self.bands)
 
-    def _file_is_enough(self, item: SceneItem) -> bool:
-        return IMAGE in item.assets and set(self.bands) <= set(self._file_bands)
-
     def _no_bands(self) -> str:
-        scenes = self.scenes()
-        if not scenes:
+        if not (scenes := self.scenes()):
             return "imagery: there are no scenes"
-        items = [item for scene in scenes for item in scene.items]
-        if not items:
+        if not (items := [item for scene in scenes for item in scene.items]):
             return (
                 f"imagery: none of the {len(scenes)} scenes has an image, among them {scenes[0].name}; "
                 "put the imagery where the labels are (of an MLHub dataset the source collection's files or archive)"
@@ -152,8 +145,7 @@ class SceneCatalogue:
         held = sorted({key for item in items for key in item.assets if key != IMAGE})
         if any(IMAGE in item.assets for item in items):
             held += self._file_bands
-        absent = [band for band in self.bands if band not in held]
-        lacking = ", ".join(absent) if absent else f"all of {', '.join(self.bands)}"
+        lacking = ", ".join(band for band in self.bands if band not in held) or f"all of {', '.join(self.bands)}"
         return (
             f"imagery.bands: no image has {lacking}; there are {', '.join(held) or 'none'}. "
             "Name the bands of a file that holds several in imagery.file_bands"
@@ -161,16 +153,13 @@ class SceneCatalogue:
 
     def _grid(self, scene: Scene) -> Header:
         """Size and place of the scene, by its label raster where there is one."""
-        with self._lock:
-            known = self._grids.get(scene.name)
-        if known is not None:
-            return known
-        item = self._known().items[scene.name][0]
-        first = self._files(item)[0]
+        if scene.name in self._grids:
+            return self._grids[scene.name]
+        first = self._files(scene.items[0])[0]
         try:
             image = None
             if scene.labels is None or isinstance(first, LocalAsset):
-                image = self._image_header(first.path(), first, item)
+                image = self._image_header(first.path(), first, scene.items[0])
             label = self._labels.header(scene.labels.path(), scene.labels.name) if scene.labels else None
         except WindowReadError as error:
             raise SourceError(f"scene {scene.name}: its size cannot be learnt ({error}); run the same again") from None
@@ -180,20 +169,13 @@ class SceneCatalogue:
         assert grid is not None
         if grid.georeference is None and image is not None:
             grid = grid._replace(georeference=image.georeference)
-        with self._lock:
-            self._grids[scene.name] = grid
+        self._grids[scene.name] = grid
         return grid
 
-    def _files(self, item: SceneItem) -> list[Asset]:
-        return [item.assets[band] for band in self.bands] if self._single(item) else [item.assets[IMAGE]]
-
     def _image_header(self, path: Path, asset: Asset, item: SceneItem) -> Header:
-        header = self._images.header(path, asset.name)
-        expected = 1 if self._single(item) else len(self._file_bands)
-        if expected not in (header.bands, header.colours):
-            what = (
-                "its name stands for one" if self._single(item) else f"the recipe names {', '.join(self._file_bands)}"
-            )
+        header, single = self._images.header(path, asset.name), self._single(item)
+        if (1 if single else len(self._file_bands)) not in (header.bands, header.colours):
+            what = "its name stands for one" if single else f"the recipe names {', '.join(self._file_bands)}"
             raise SourceError(
                 f"{asset.name}: has {header.bands} bands, {what}; "
                 "list the names of all its bands, in their order, in imagery.file_bands"
@@ -214,61 +196,51 @@ class SceneCatalogue:
             placed = [one for one, side in zip(placed, sides, strict=True) if side is not None]
             groups = [scene.name + HELD_OUT * side for side in sides if side is not None]
         windows = [_window(scene, grid, one, group) for one, group in zip(placed, groups, strict=True)]
-        dates, items = self._imagery.dates, self._known().items[scene.name]
+        dates = self._imagery.dates
         if dates.pick == "all":
-            return [of_item(window, name) for name in item_names(items) for window in windows]
-        return [one for window in windows for one in ranked(window, dates.count)[: len(items)]]
+            return [of_item(window, name) for name in item_names(scene.items) for window in windows]
+        return [one for window in windows for one in ranked(window, dates.count)[: len(scene.items)]]
 
     def _check(self, scene: Scene, grid: Header, path: Path, asset: Asset, item: SceneItem) -> None:
         """Once for each file: that it has the bands and the scene's grid."""
-        key = (scene.name, asset.name)
-        if key in self._checked:
+        if (scene.name, asset.name) in self._checked:
             return
-        header = self._image_header(path, asset, item)
-        unlike = difference(grid, header)
+        unlike = difference(grid, self._image_header(path, asset, item))
         if unlike and scene.labels is not None and scene.labels.name == grid.name:
             raise LabelError(_unlike_labels(scene, unlike))
         if unlike:
             raise SourceError(f"scene {scene.name}: {unlike}. All images of a scene must have one grid; take one out")
-        self._checked.add(key)
+        self._checked.add((scene.name, asset.name))
 
     def _read(self, window: Window, scene: Scene, item: SceneItem) -> Chip:
         grid = self._grid(scene)
         at = reach(window, grid.width, grid.height)
+        held = 1 if self._single(item) else len(self._file_bands)
+        bands = [1] if held == 1 else [self._file_bands.index(band) + 1 for band in self.bands]
         parts: list[Pixels] = []
         for asset in self._files(item):
             path = asset.path()
             self._check(scene, grid, path, asset, item)
-            bands, count = ([1], 1) if self._single(item) else (self._positions(), len(self._file_bands))
-            parts.append(self._images.read(path, asset.name, at.columns, at.rows, bands, count, self._nodata))
+            parts.append(self._images.read(path, asset.name, at.columns, at.rows, bands, held, self._nodata))
         return chip_of(parts, at.beyond)
-
-    def _positions(self) -> list[int]:
-        return [self._file_bands.index(band) + 1 for band in self.bands]
 
     def _layer(self, window: Window, scene: Scene, asset: Asset) -> NDArray[Any]:
         grid = self._grid(scene)
         at = reach(window, grid.width, grid.height)
         path = asset.path()
         header = self._images.header(path, asset.name)
-        unlike = difference(grid, header, same_size=False)
-        if unlike:
+        if unlike := difference(grid, header, same_size=False):
             raise SourceError(f"scene {scene.name}: {unlike}. A layer must cover the ground of its scene")
         columns, rows = scaled(at.columns, grid.width, header.width), scaled(at.rows, grid.height, header.height)
-        layer: NDArray[Any] = self._images.read(path, asset.name, columns, rows, [1]).values[0]
-        return layer
+        return self._images.read(path, asset.name, columns, rows, [1]).values.squeeze(axis=0)
 
 
-@dataclass(eq=False)
 class SceneAcquisition:
     """One window of one item of a scene; a :class:`tasks.imagery.protocol.Acquisition`."""
 
-    id: str
-    acquired_at: int | None
-    _catalogue: SceneCatalogue
-    _window: Window
-    _scene: Scene
-    _item: SceneItem
+    def __init__(self, catalogue: SceneCatalogue, window: Window, scene: Scene, item: SceneItem) -> None:
+        self.id, self.acquired_at = item.id, item.acquired_at
+        self._catalogue, self._window, self._scene, self._item = catalogue, window, scene, item
 
     def read(self) -> Chip:
         """The recipe's bands; what lies outside the scene is mirrored.
@@ -289,8 +261,7 @@ def item_names(items: Sequence[SceneItem]) -> list[str]:
     if len(set(dates)) == len(dates) and "" not in dates:
         return dates
     names = [safe_name(item.id) for item in items]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"imagery: two images of one scene are both named {twice[0]}; rename one")
     return names
 
@@ -302,28 +273,24 @@ def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
     of floating numbers has none where any band lacks it, and such values become 0. ``beyond`` (y, x) is mirrored.
     """
     values = [_plain(part.values) for part in parts]
-    image = values[0] if len(values) == 1 else np.concatenate(values)
-    if image.dtype.name not in IMAGE_TYPES:
-        image = image.astype(np.int16 if image.dtype == np.int8 else np.float32, copy=False)
-    padded = beyond if beyond.any() else None
-    if image.dtype.kind != "f" and any(part.missing is None for part in parts):
-        return Chip(image, np.zeros(beyond.shape, dtype=np.bool_), padded=padded)
-    missing = np.concatenate([np.zeros(p.values.shape, bool) if p.missing is None else p.missing for p in parts])
-    if image.dtype.kind != "f":
-        return Chip(image, missing.all(axis=0) & ~beyond, padded=padded)
-    missing |= ~np.isfinite(image)
-    if missing.any():
-        image = np.where(missing, np.float32(0), image)
-    return Chip(image, missing.any(axis=0) & ~beyond, padded=padded)
+    image = in_image_type(values[0] if len(values) == 1 else np.concatenate(values))
+    whole = image.dtype.kind != "f"
+    if whole and any(part.missing is None for part in parts):
+        nodata = np.zeros(beyond.shape, dtype=np.bool_)
+    else:
+        missing = np.concatenate([np.zeros(p.values.shape, bool) if p.missing is None else p.missing for p in parts])
+        if not whole:
+            missing |= ~np.isfinite(image)
+            if missing.any():
+                image = np.where(missing, np.float32(0), image)
+        nodata = (missing.all(axis=0) if whole else missing.any(axis=0)) & ~beyond
+    return Chip(image, nodata, padded=beyond if beyond.any() else None)
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype.kind == "c":
-        values = np.abs(values)
-    if values.dtype.kind != "f":
-        return values
+    values = np.abs(values) if values.dtype.kind == "c" else values
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is nodata
-        return values.astype(np.float32, copy=False)
+        return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
 
 
 def _window(scene: Scene, grid: Header, one: Placed, group: str) -> Window:
@@ -332,8 +299,16 @@ def _window(scene: Scene, grid: Header, one: Placed, group: str) -> Window:
         a, b, c, d, e, f = grid.georeference.transform
         x, y = a * one.column + b * one.row + c, d * one.column + e * one.row + f
         georeference = Georeference(grid.georeference.crs, (a, b, x, d, e, y))
-    name = window_name(scene.name, *(one.at or (None, None)))
+    name = scene.name if one.at is None else f"{scene.name}/{one.at[0]}-{one.at[1]}"  # of a window its row and column
     return Window(name, scene.name, group, one.column, one.row, one.width, one.height, georeference)
+
+
+def seconds_of(day: str) -> int | None:
+    """Unix seconds of the beginning of a day (YYYYMMDD), UTC; None when there is no such day."""
+    try:
+        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return None
 
 
 def _day(seconds: int | None) -> str:

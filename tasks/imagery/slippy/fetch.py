@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Self
 
 import aiohttp
@@ -115,9 +114,7 @@ class Fetcher:
         self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -211,21 +208,21 @@ class Fetcher:
                 answer = await ask(self._session, request, tally)
             self._answers += 1
             return await self._judge(staging, name, request, answer, tally)
-        except UnreachedError as error:
-            self._unreached += 1
-            tally.failures += 1
-            tried_again = tally.failures > 1 and self._unreached >= UNREACHED_LIMIT
-            if not self._answers and (tried_again or tally.failures >= self._policy.attempts):
-                raise SourceError(
-                    f"cannot reach {origin(request.url)}: {self._unreached} connections failed and none succeeded; "
-                    "check the address and the network, then run the same command again"
-                ) from None
-            raise self._in_vain(str(error), tally) from None
         except (LostAnswerError, BadImageError) as error:
-            tally.failures += 1
-            raise self._in_vain(str(error), tally) from None
+            in_vain = self._in_vain(str(error), tally)
+            if isinstance(error, UnreachedError):
+                self._unreached += 1
+                tried_again = tally.failures > 1 and self._unreached >= UNREACHED_LIMIT
+                if not self._answers and (tried_again or tally.failures >= self._policy.attempts):
+                    raise SourceError(
+                        f"cannot reach {origin(request.url)}: {self._unreached} connections failed and none succeeded; "
+                        "check the address and the network, then run the same command again"
+                    ) from None
+            raise in_vain from None
 
     def _in_vain(self, reason: str, tally: Tally, asked: float | None = None) -> TransientError:
+        """One more failure, and when to try again."""
+        tally.failures += 1
         return TransientError(reason, max(asked or 0.0, self._retry.pause(tally.failures)))
 
     async def _judge(self, staging: Staging, name: str, request: Request, answer: Answer, tally: Tally) -> Fetched:
@@ -242,7 +239,6 @@ class Fetcher:
             raise TransientError("HTTP 429")
         if 400 <= status < 500 and status not in TRANSIENT_STATUS:
             raise self._server.explain_refusal(status, answer.body, request.url)
-        tally.failures += 1
         raise self._in_vain(f"HTTP {status}", tally, asked)
 
     def _stage(self, job: tuple[Staging, str, Request, Answer, int]) -> Fetched:

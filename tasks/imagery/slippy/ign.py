@@ -23,7 +23,10 @@ class IgnServer:
     tile_pixels = 256  # PM has no other size
     max_zoom: int | None = 19
 
-    def __init__(self, imagery: IgnImagery) -> None:
+    def __init__(self, imagery: IgnImagery, tile_pixels: int) -> None:
+        """Raises RecipeError for a tile size that it does not serve."""
+        if tile_pixels != self.tile_pixels:
+            raise RecipeError(f"grid.tile_size: ign serves 256 px tiles only (got {tile_pixels}); set it to 256")
         self._layer = imagery.layer
         self._query = (
             f"{WMTS_URL}?SERVICE=WMTS&REQUEST=GetTile&VERSION=1.0.0&LAYER={quote(imagery.layer, safe='')}"
@@ -33,10 +36,7 @@ class IgnServer:
 
     def request(self, tile: Tile) -> Request:
         """The request for ``tile``."""
-        return Request(
-            f"{self._query}&TILEMATRIX={tile.z}&TILEROW={tile.y}&TILECOL={tile.x}",
-            self._headers,
-        )
+        return Request(f"{self._query}&TILEMATRIX={tile.z}&TILEROW={tile.y}&TILECOL={tile.x}", self._headers)
 
     def is_absent(self, status: int, body: bytes) -> bool:
         """A 404 whose exception report says "No data found"."""
@@ -49,10 +49,3 @@ class IgnServer:
         else:
             advice = f"check imagery.layer ({self._layer}) against {LAYERS_PAGE}, and grid.zoom (0 to {self.max_zoom})"
         return refusal(status, body, url, "", advice)
-
-
-def ign_server(imagery: IgnImagery, tile_pixels: int) -> IgnServer:
-    """The server of a recipe's imagery. Raises RecipeError for a tile size it does not serve."""
-    if tile_pixels != IgnServer.tile_pixels:
-        raise RecipeError(f"grid.tile_size: ign serves 256 px tiles only (got {tile_pixels}); set it to 256")
-    return IgnServer(imagery)

@@ -27,17 +27,23 @@ class MapboxServer:
     name = "mapbox"
     max_zoom: int | None = 22
 
-    def __init__(self, imagery: MapboxImagery, tile_pixels: int, token: str, api_url: str = API_URL) -> None:
-        """Raises RecipeError when ``api_url`` is no http(s) URL."""
+    def __init__(self, imagery: MapboxImagery, tile_pixels: int) -> None:
+        """At ``MAPBOX_API_URL`` if set. Raises CredentialError without a token, RecipeError for what is no URL."""
+        self._token = find_secret(TOKEN_ENV, TOKEN_BLOCK) or ""
+        if not self._token:
+            raise CredentialError(
+                f"no Mapbox token: set the environment variable {TOKEN_ENV}, or make a Prefect Secret block named "
+                f"{TOKEN_BLOCK} that holds it; {TOKEN_PAGE} gives tokens"
+            )
+        api_url = os.environ.get("MAPBOX_API_URL", "").strip() or API_URL
         parts = urlsplit(api_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RecipeError(f"MAPBOX_API_URL: {api_url!r} is no base URL; expected for example {API_URL}")
         self.tile_pixels = tile_pixels
         self._tileset = imagery.tileset
-        self._token = token
         self._base = f"{api_url.rstrip('/')}/v4/{quote(imagery.tileset, safe=',')}"
         scale = "@2x" if tile_pixels == 512 else ""
-        self._ending = f"{scale}.{imagery.format}?access_token={quote(token, safe='')}"
+        self._ending = f"{scale}.{imagery.format}?access_token={quote(self._token, safe='')}"
         self._headers = {"User-Agent": USER_AGENT}
 
     def request(self, tile: Tile) -> Request:
@@ -51,25 +57,11 @@ class MapboxServer:
 
     def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
         """What to change in the recipe or at Mapbox."""
-        if status == 401:
-            advice = f"give a valid token in {TOKEN_ENV} or in the Prefect Secret {TOKEN_BLOCK} ({TOKEN_PAGE})"
-        elif status == 403:
-            advice = f"the token may not read {self._tileset}: check its scopes and URL restrictions on {TOKEN_PAGE}"
-        elif status == 404:
-            advice = f"correct imagery.tileset ({self._tileset}), or make the tileset readable for this token's account"
-        elif status == 422:
-            advice = "correct grid.zoom (0 to 22) or imagery.format"
-        else:
-            advice = "Mapbox would refuse every tile so; see https://docs.mapbox.com/api/maps/raster-tiles/"
-        return refusal(status, body, url, self._token, advice)
-
-
-def mapbox_server(imagery: MapboxImagery, tile_pixels: int) -> MapboxServer:
-    """The server of a recipe's imagery, at ``MAPBOX_API_URL`` if set. Raises CredentialError when there is no token."""
-    token = find_secret(TOKEN_ENV, TOKEN_BLOCK)
-    if token is None:
-        raise CredentialError(
-            f"no Mapbox token: set the environment variable {TOKEN_ENV}, or make a Prefect Secret block named "
-            f"{TOKEN_BLOCK} that holds it; {TOKEN_PAGE} gives tokens"
-        )
-    return MapboxServer(imagery, tile_pixels, token, os.environ.get("MAPBOX_API_URL", "").strip() or API_URL)
+        advice = {
+            401: f"give a valid token in {TOKEN_ENV} or in the Prefect Secret {TOKEN_BLOCK} ({TOKEN_PAGE})",
+            403: f"the token may not read {self._tileset}: check its scopes and URL restrictions on {TOKEN_PAGE}",
+            404: f"correct imagery.tileset ({self._tileset}), or make the tileset readable for this token's account",
+            422: "correct grid.zoom (0 to 22) or imagery.format",
+        }
+        other = "Mapbox would refuse every tile so; see https://docs.mapbox.com/api/maps/raster-tiles/"
+        return refusal(status, body, url, self._token, advice.get(status, other))

@@ -6,6 +6,7 @@ token), holds no state and may be used from any thread; :mod:`tasks.imagery.slip
 
 import json
 import re
+from contextlib import suppress
 from typing import Protocol
 from urllib.parse import quote
 
@@ -28,26 +29,20 @@ class TileServer(Protocol):
 
     def request(self, tile: Tile) -> Request:
         """The request whose answer is the tile's image."""
-        ...
 
     def is_absent(self, status: int, body: bytes) -> bool:
         """Whether an answer says that the tile just does not exist (and need not be asked for again)."""
-        ...
 
     def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
         """The error for an answer that every other tile would get as well, saying what to do about it."""
-        ...
 
 
 def body_message(body: bytes) -> str:
     """What an error answer says, as one short line: the JSON ``message`` or ``error``, else its text without tags."""
     text = body[:4096].decode("utf-8", "replace")
-    try:
-        parsed = json.loads(text)
-    except ValueError:
-        parsed = None
-    if isinstance(parsed, dict):
-        text = next((value for key in ("message", "error") if isinstance(value := parsed.get(key), str)), text)
+    with suppress(ValueError):
+        if isinstance(parsed := json.loads(text), dict):
+            text = next((value for key in ("message", "error") if isinstance(value := parsed.get(key), str)), text)
     return _UNSAFE.sub(" ", _TAG.sub(" ", text)).strip()[:_MESSAGE_LENGTH].strip()
 
 

@@ -14,8 +14,8 @@ from tasks.geo.georeference import tile_at
 from tasks.geo.tiles import Tile, grouped
 from tasks.imagery.protocol import Price, Record
 from tasks.imagery.slippy.fetch import Fetcher, FetchPolicy
-from tasks.imagery.slippy.ign import ign_server
-from tasks.imagery.slippy.mapbox import mapbox_server
+from tasks.imagery.slippy.ign import IgnServer
+from tasks.imagery.slippy.mapbox import MapboxServer
 from tasks.imagery.slippy.protocol import TileServer
 from tasks.imagery.slippy.xyz import XyzServer
 from tasks.raster.scene import Scene
@@ -40,8 +40,8 @@ WRITTEN_PER_SECOND = 1000.0  # decode and write a version, on two cores (benchma
 
 _SERVERS: Mapping[str, Callable[[Any, int], TileServer]] = {  # from imagery and pixels along a tile's side
     "xyz": XyzServer,
-    "mapbox": mapbox_server,
-    "ign": ign_server,
+    "mapbox": MapboxServer,
+    "ign": IgnServer,
 }
 
 
@@ -56,8 +56,8 @@ class SlippySource:
 
     def __init__(self, recipe: Recipe, work: Path) -> None:
         """``work`` is a folder for what the area needs. Neither terms nor token are looked at before :meth:`check`."""
-        if not isinstance(recipe.imagery, SlippyImagery) or recipe.grid is None:
-            raise TypeError("only slippy maps have tiles")
+        assert isinstance(recipe.imagery, SlippyImagery)
+        assert recipe.grid is not None
         self._recipe, self._work = recipe, work
         self._imagery, self._pixels = recipe.imagery, recipe.grid.tile_size
         self.shape = ImageShape("uint8", len(self.bands), self._pixels, self._pixels)
@@ -124,14 +124,8 @@ class SlippySource:
     def _opened(self) -> Fetcher:
         with self._lock:
             if self._fetcher is None:
-                imagery = self._imagery
-                policy = FetchPolicy(
-                    connections=imagery.connections,
-                    requests_per_second=imagery.requests_per_second,
-                    attempts=imagery.attempts,
-                    timeout=imagery.timeout,
-                    max_nodata_fraction=self._recipe.filter.max_nodata_fraction,
-                )
+                how, nodata = self._imagery, self._recipe.filter.max_nodata_fraction
+                policy = FetchPolicy(how.connections, how.requests_per_second, how.attempts, how.timeout, nodata)
                 self._fetcher = self._exits.enter_context(Fetcher(self._server, policy))
             return self._fetcher
 
@@ -166,8 +160,7 @@ def tile_server(recipe: Recipe) -> TileServer:
     Raises TermsError when its terms are not accepted, CredentialError when its token is missing, and
     RecipeError when it cannot serve the recipe's zoom or tile size.
     """
-    if recipe.grid is None:
-        raise TypeError("a recipe without a grid has no tiles")
+    assert recipe.grid is not None
     accepted_terms(recipe)
     server = _SERVERS[recipe.imagery.source](recipe.imagery, recipe.grid.tile_size)
     if server.max_zoom is not None and recipe.grid.zoom > server.max_zoom:

@@ -48,13 +48,13 @@ class Workbench(Generic[Item, Result]):
             job.add_done_callback(lambda job, batch=batch: self._deliver(batch, job))  # type: ignore[misc]
 
     def _run(self, items: list[Item]) -> list[Result | Exception]:
-        return [self._run_one(item) for item in items]
-
-    def _run_one(self, item: Item) -> Result | Exception:
-        try:
-            return self._work(item)
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked for this item
-            return error
+        results: list[Result | Exception] = []
+        for item in items:
+            try:
+                results.append(self._work(item))
+            except Exception as error:  # noqa: BLE001 - handed to whoever asked for this item
+                results.append(error)
+        return results
 
     def _deliver(
         self, batch: list[tuple[Item, asyncio.Future[Result]]], job: "asyncio.Future[list[Result | Exception]]"

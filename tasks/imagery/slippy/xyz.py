@@ -12,7 +12,6 @@ from tasks.recipe.sources import XyzImagery
 from tasks.secrets import redact
 from tasks.web.exchange import USER_AGENT, Request
 
-_PLACEHOLDER = re.compile(r"\{(z|x|y|-y|q|s|token)\}")
 _URL_SAFE = "%/:?#[]@!$&'()*+,;=~{}"  # what a template's author has written on purpose
 
 
@@ -22,25 +21,11 @@ def expand(template: str, tile: Tile, subdomains: Sequence[str] = (), token: str
     ``{-y}`` counts rows from the south (TMS), ``{q}`` is the quadkey, ``{s}`` is one of ``subdomains``,
     always the same one for a tile so that caches on the way keep working.
     """
-
-    def value(match: re.Match[str]) -> str:
-        match match[1]:
-            case "z":
-                return str(tile.z)
-            case "x":
-                return str(tile.x)
-            case "y":
-                return str(tile.y)
-            case "-y":
-                return str((1 << tile.z) - 1 - tile.y)
-            case "q":
-                return quadkey(tile)
-            case "s":
-                return subdomains[(tile.x + tile.y) % len(subdomains)]
-            case _:
-                return token
-
-    return _PLACEHOLDER.sub(value, template)
+    z, x, y = tile
+    url = template.replace("{z}", str(z)).replace("{x}", str(x)).replace("{y}", str(y))
+    url = url.replace("{-y}", str((1 << z) - 1 - y)).replace("{q}", quadkey(tile) if "{q}" in url else "")
+    url = url.replace("{s}", subdomains[(x + y) % len(subdomains)] if subdomains else "")
+    return url.replace("{token}", token)  # last: nothing in it is a placeholder
 
 
 class XyzServer:
@@ -56,24 +41,21 @@ class XyzServer:
         self._subdomains = tuple(imagery.subdomains)
         self._absent = imagery.absent
         self._token_env = imagery.token_env
-        self._token = ""
-        if imagery.token_env:
-            self._token = os.environ.get(imagery.token_env, "").strip()
-            if not self._token:
-                raise CredentialError(
-                    f"imagery.token_env: the environment variable {imagery.token_env} is not set; "
-                    f"set it to the token for {redact(imagery.url)}"
-                )
-        self._headers = _headers(imagery.headers, self._token, bool(imagery.token_env))
+        self._token = os.environ.get(imagery.token_env, "").strip() if imagery.token_env else ""
+        if imagery.token_env and not self._token:
+            raise CredentialError(
+                f"imagery.token_env: the environment variable {imagery.token_env} is not set; "
+                f"set it to the token for {redact(imagery.url)}"
+            )
+        self._headers = _headers(imagery.headers, self._token)
         try:
             parts = urlsplit(expand(self._template, Tile(0, 0, 0), self._subdomains))
-            usable = bool(parts.hostname) and parts.port != 0
-        except ValueError:  # a port that is no number, a broken IPv6 address
-            usable = False
-        if not usable:
+            if not parts.hostname or parts.port == 0:
+                raise ValueError("no host or port")
+        except ValueError:  # also for a port that is no number, or a broken IPv6 address
             raise RecipeError(
                 f"imagery.url: {redact(imagery.url)} has no valid host and port; expected http(s)://host[:port]/"
-            )
+            ) from None
 
     def request(self, tile: Tile) -> Request:
         """The request for ``tile``."""
@@ -86,27 +68,22 @@ class XyzServer:
 
     def explain_refusal(self, status: int, body: bytes, url: str) -> TilewrightError:
         """What to change in the recipe or the environment."""
-        if status in (401, 403):
-            advice = (
-                f"check the token in {self._token_env}"
-                if self._token_env
-                else "give its credentials in imagery.headers, or {token} in imagery.url with imagery.token_env"
-            )
-        elif status == 404:
-            advice = (
-                "check imagery.url; if this is how the source says that a single tile does not exist, "
-                "set imagery.absent to a part of that message"
-            )
-        else:
-            advice = "the source would refuse every tile so; check imagery.url and grid.zoom"
+        advice = "the source would refuse every tile so; check imagery.url and grid.zoom"
+        if status == 404:
+            advice = "check imagery.url; if this is how the source says that a single tile does not exist, "
+            advice += "set imagery.absent to a part of that message"
+        elif status in (401, 403) and self._token_env:
+            advice = f"check the token in {self._token_env}"
+        elif status in (401, 403):
+            advice = "give its credentials in imagery.headers, or {token} in imagery.url with imagery.token_env"
         return refusal(status, body, url, self._token, advice)
 
 
-def _headers(given: Mapping[str, str], token: str, has_token: bool) -> dict[str, str]:
+def _headers(given: Mapping[str, str], token: str) -> dict[str, str]:
     """The headers to send: ours, then the recipe's with ``{token}`` filled in."""
     headers = {} if any(name.lower() == "user-agent" for name in given) else {"User-Agent": USER_AGENT}
     for name, value in given.items():
-        if "{token}" in value and not has_token:
+        if "{token}" in value and not token:
             raise RecipeError(
                 f"imagery.headers.{name} has {{token}}: give token_env, the environment variable that holds it"
             )

@@ -4,9 +4,8 @@ import functools
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyproj
@@ -16,25 +15,32 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from tasks.errors import SourceError
-from tasks.geo.georeference import transformer
-from tasks.imagery.protocol import Acquisition, Chip
+from tasks.geo.georeference import LONLAT, transformer
+from tasks.imagery.protocol import Acquisition, Chip, in_image_type
 from tasks.imagery.stac.items import AssetRef, ItemIndex, StacItem, read_items
 from tasks.imagery.stac.presets import endpoint_of
 from tasks.imagery.stac.reader import AssetReader, Head, retry_policy
-from tasks.imagery.stac.reflectance import Rule, check_negatives, rule_of, to_reflectance
+from tasks.imagery.stac.reflectance import Rule, check_negatives, entry, rule_of, to_reflectance
 from tasks.imagery.stac.search import Box, StacIO, find_items
 from tasks.imagery.stac.signing import Signer
-from tasks.raster.files import IMAGE_TYPES
 from tasks.raster.scene import Scene
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import StacImagery
 from tasks.samples.cells import cells
-from tasks.samples.window import Window, of_item, ranked, safe_name
+from tasks.samples.window import Window, of_item, ranked
 
 _LAYER_FILL = {"SCL": 0, "CLD": 255, "cloudmask": 1}  # where an item does not reach: no data, or as good as cloud
 _ALIGNED = 0.01  # pixels of the file; grids that differ by less are the same
 _MARGIN = 1e-3  # degrees around the windows of a search, for the bulge of their edges
 _EDGE = 8  # points on a window's edge when it is carried to degrees
+# Corners and middles of a window's edges, in its width and height.
+_ALONG, _DOWN = np.array([(0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0), (0.5, 1), (0, 0.5), (1, 0.5)]).T
+
+
+class _Found(NamedTuple):
+    cells: list[Window]
+    items: ItemIndex
+    left_out: Counter[str]
 
 
 class StacCatalogue:
@@ -50,15 +56,14 @@ class StacCatalogue:
     def __init__(self, recipe: Recipe, work: Path) -> None:
         """``work`` is a folder for place look-ups. Raises SourceError when ``imagery.api`` is no such thing."""
         imagery = recipe.imagery
-        if not isinstance(imagery, StacImagery):
-            raise TypeError("the recipe's imagery is not of source stac")
+        assert isinstance(imagery, StacImagery)
         self.bands = tuple(imagery.bands)
         self._recipe, self._imagery, self._work = recipe, imagery, work
         self._endpoint = endpoint_of(imagery.api, recipe.resolve)
         policy = retry_policy(imagery.attempts, imagery.timeout)
         self._io = StacIO(self._endpoint, policy, imagery.timeout)
         self._signer = Signer(policy, imagery.timeout) if self._endpoint.signed else None
-        self._reader = AssetReader(imagery.attempts, imagery.timeout, self._signer, self._endpoint.gdal)
+        self._reader = AssetReader(policy, imagery.timeout, self._signer, self._endpoint.gdal)
         self._lock = threading.Lock()
         self._found: _Found | None = None
 
@@ -80,18 +85,16 @@ class StacCatalogue:
         that is logged as well.
         """
         ready, dates = self._ready(), self._imagery.dates
+        if dates.pick != "all" and dates.count == 1:
+            return list(ready.cells), dict(ready.left_out)
         found: list[Window] = []
         for cell in ready.cells:
-            if dates.pick != "all" and dates.count == 1:
-                found.append(cell)
-                continue
             over = ready.items.over(_footprint(grid_of(cell)))
-            if not over:
-                found.append(cell)  # to be recorded as absent
-            elif dates.pick == "all":
-                found += [of_item(cell, safe_name(item.id)) for item in over]
+            if dates.pick == "all":
+                samples = [of_item(cell, item.id) for item in over]
             else:
-                found += ranked(cell, dates.count)[: len(over)]
+                samples = ranked(cell, dates.count)[: len(over)]
+            found += samples or [cell]  # without any item, to be recorded as absent
         return found, dict(ready.left_out)
 
     def scenes(self) -> Sequence[Scene]:
@@ -103,7 +106,7 @@ class StacCatalogue:
         grid = grid_of(window)
         found = self._ready().items.over(_footprint(grid))
         if window.item:
-            found = [item for item in found if safe_name(item.id) == window.item]
+            found = [item for item in found if item.id == window.item]
         return [StacAcquisition(item, grid, self._imagery, self._reader) for item in found]
 
     def fingerprints(self) -> dict[str, str]:
@@ -116,7 +119,7 @@ class StacCatalogue:
         if self._signer:
             self._signer.close()
 
-    def _ready(self) -> "_Found":
+    def _ready(self) -> _Found:
         with self._lock:
             if self._found is None:
                 laid = cells(self._recipe, self._work)
@@ -124,13 +127,6 @@ class StacCatalogue:
                 items, left_out = read_items(found, self._recipe, self._endpoint.remote)
                 self._found = _Found(laid, ItemIndex(items), left_out)
             return self._found
-
-
-@dataclass(frozen=True, eq=False)
-class _Found:
-    cells: list[Window]
-    items: ItemIndex
-    left_out: Counter[str]
 
 
 class StacAcquisition:
@@ -146,20 +142,19 @@ class StacAcquisition:
         A pixel is nodata where any of its bands has none, so that none is half known. Bands on the window's own grid
         are copied, or repeated when their pixels are a whole number of times larger; others are resampled bilinearly.
         """
-        bands = [self._band(ref) for ref in self._item.bands]
-        missing = np.stack([band.missing for band in bands])
+        read = [self._band(ref) for ref in self._item.bands]
+        bands, missing = [numbers for numbers, _ in read], np.stack([nowhere for _, nowhere in read])
+        notes: list[str] = []
+        if self._imagery.reflectance:
+            rules = [self._rule(ref, numbers) for ref, numbers in zip(self._item.bands, bands, strict=True)]
+            notes += dict.fromkeys(rule.note for rule in rules)
+            made = [to_reflectance(*band) for band in zip(bands, missing, rules, strict=True)]
+            image, negative = np.stack([values for values, _ in made]), sum(below for _, below in made)
+            valid, most = int(np.count_nonzero(~missing)), self._imagery.max_negative_fraction
+            check_negatives(negative, valid, most, self.id, notes)
+        else:
+            image = in_image_type(np.stack(bands))
         nodata: NDArray[np.bool_] = np.any(missing, axis=0)
-        if not self._imagery.reflectance:
-            image = np.stack([band.numbers for band in bands]).astype(_common([band.numbers for band in bands]))
-            image[:, nodata] = 0
-            return Chip(image, nodata)
-        rules = [self._rule(ref, band.numbers) for ref, band in zip(self._item.bands, bands, strict=True)]
-        image, negative = np.empty(missing.shape, dtype=np.float32), 0
-        for i, (band, rule) in enumerate(zip(bands, rules, strict=True)):
-            image[i], below = to_reflectance(band.numbers, band.missing, rule)
-            negative += below
-        notes = list(dict.fromkeys(rule.note for rule in rules))
-        check_negatives(negative, int(np.count_nonzero(~missing)), self._imagery.max_negative_fraction, self.id, notes)
         image[:, nodata] = 0
         return Chip(image, nodata, note="; ".join(notes))
 
@@ -168,14 +163,15 @@ class StacAcquisition:
         ref = self._item.layers.get(name)
         return None if ref is None else self._reader.read(ref, self._grid, _LAYER_FILL[name], "nearest")
 
-    def _band(self, ref: AssetRef) -> "_Band":
+    def _band(self, ref: AssetRef) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Its numbers (y, x), and where they are none."""
         head = self._reader.head(ref)
         fill = _nodata(ref, head)
         numbers = self._reader.read(ref, self._grid, fill, "nearest" if aligned(head, self._grid) else "bilinear")
         missing = np.isnan(numbers) if np.isnan(fill) else numbers == numbers.dtype.type(fill)
         if numbers.dtype.kind == "f":
             missing |= ~np.isfinite(numbers)
-        return _Band(numbers, missing)
+        return numbers, missing
 
     def _rule(self, ref: AssetRef, numbers: NDArray[Any]) -> Rule:
         rule = rule_of(self._item.properties, ref.fields, ref.band)
@@ -185,12 +181,6 @@ class StacAcquisition:
                 "s2:processing_baseline); set imagery.reflectance: false to keep the numbers as they are"
             )
         return rule
-
-
-@dataclass(frozen=True, eq=False)
-class _Band:
-    numbers: NDArray[Any]  # (y, x)
-    missing: NDArray[np.bool_]
 
 
 def grid_of(window: Window) -> GeoBox:
@@ -225,28 +215,25 @@ def _steps(file_step: float, file_start: float, step: float, start: float, count
 
 def search_boxes(windows: Sequence[Window]) -> list[Box]:
     """What to search: the bounding box of all windows in degrees, two when it goes over the antimeridian."""
-    longitudes, latitudes = [], []
-    by_crs: dict[str, list[Window]] = {}
-    for window in windows:
-        if window.georeference is not None:
-            by_crs.setdefault(window.georeference.crs, []).append(window)
-    for crs, there in by_crs.items():
-        transforms = np.array([window.georeference.transform for window in there if window.georeference])
-        sizes = np.array([(window.width, window.height) for window in there], dtype=np.float64)
-        for right, down in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0), (0.5, 1.0), (0, 0.5), (1, 0.5)):
-            column, row = sizes[:, 0] * right, sizes[:, 1] * down
-            x = transforms[:, 0] * column + transforms[:, 1] * row + transforms[:, 2]
-            y = transforms[:, 3] * column + transforms[:, 4] * row + transforms[:, 5]
-            lon, lat = transformer(crs, "EPSG:4326").transform(x, y)
-            longitudes.append(lon)
-            latitudes.append(lat)
-    lon, lat = np.concatenate(longitudes), np.concatenate(latitudes)
+    places = [(window.georeference, window.width, window.height) for window in windows if window.georeference]
+    points = []
+    for crs in {place.crs for place, _, _ in places}:
+        there = np.array([(*place.transform, width, height) for place, width, height in places if place.crs == crs])
+        *transform, width, height = there.T[:, :, np.newaxis]
+        points.append(_to_degrees(crs, transform, width * _ALONG, height * _DOWN).reshape(2, -1))
+    lon, lat = np.concatenate(points, axis=1)
     south, north = max(-90.0, float(lat.min()) - _MARGIN), min(90.0, float(lat.max()) + _MARGIN)
     turned = lon % 360
     if np.ptp(turned) < np.ptp(lon) and np.ptp(lon) > 180:
         west, east = float(turned.min()) - _MARGIN, float(turned.max()) + _MARGIN - 360
         return [(west, south, 180.0, north), (-180.0, south, east, north)]
     return [(max(-180.0, float(lon.min()) - _MARGIN), south, min(180.0, float(lon.max()) + _MARGIN), north)]
+
+
+def _to_degrees(crs: str, transform: Sequence[Any], column: NDArray[Any], row: NDArray[Any]) -> NDArray[np.float64]:
+    """Longitudes and latitudes (2, ...) of places in pixels."""
+    a, b, c, d, e, f = transform
+    return np.stack(transformer(crs, LONLAT).transform(a * column + b * row + c, d * column + e * row + f))
 
 
 def _footprint(grid: GeoBox) -> Any:
@@ -256,16 +243,14 @@ def _footprint(grid: GeoBox) -> Any:
     zero, one = np.zeros(_EDGE), np.ones(_EDGE)
     column = width * np.concatenate((along, one, 1 - along, zero))
     row = height * np.concatenate((zero, along, one, 1 - along))
-    t = grid.transform
-    to_degrees = transformer(str(grid.crs), "EPSG:4326")
-    lon, lat = to_degrees.transform(t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f)
+    lon, lat = _to_degrees(str(grid.crs), grid.transform[:6], column, row)
     lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
     return shapely.make_valid(shapely.Polygon(np.column_stack((lon, lat))))
 
 
 def _nodata(ref: AssetRef, head: Head) -> float:
     """The value that means no data: by the asset's metadata, else by the file, else 0."""
-    for fields in (*_band_fields(ref, "raster:bands"), *_band_fields(ref, "bands"), ref.fields):
+    for fields in (*(entry(ref.fields.get(key), ref.band) for key in ("raster:bands", "bands")), ref.fields):
         for key in ("nodata", "raster:nodata"):
             value = fields.get(key)
             if value == "nan" and head.dtype.kind == "f":
@@ -277,22 +262,8 @@ def _nodata(ref: AssetRef, head: Head) -> float:
     return 0.0
 
 
-def _band_fields(ref: AssetRef, key: str) -> list[dict[str, Any]]:
-    bands = ref.fields.get(key)
-    found = bands[ref.band - 1] if isinstance(bands, list) and len(bands) >= ref.band else None
-    return [found] if isinstance(found, dict) else []
-
-
 def _fits(value: float, dtype: np.dtype[Any]) -> bool:
     if dtype.kind == "f":
         return True
     limits = np.iinfo(dtype)
     return float(value).is_integer() and limits.min <= value <= limits.max
-
-
-def _common(arrays: Sequence[NDArray[Any]]) -> np.dtype[Any]:
-    """A dtype that images may have and that holds all of them."""
-    found = np.result_type(*arrays)
-    if found == np.int8:
-        return np.dtype(np.int16)
-    return found if found.name in IMAGE_TYPES else np.dtype(np.float32)

@@ -1,7 +1,6 @@
 """Items as the source uses them: checked, with the assets that the recipe names, and found again by place."""
 
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from tasks.imagery.clouds import LAYERS
 from tasks.imagery.stac.search import moment
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import StacImagery
+from tasks.samples.window import safe_name
 from tasks.secrets import redact
 
 _LOG = logging.getLogger(__name__)
@@ -85,24 +85,21 @@ def read_items(found: Iterable[Mapping[str, Any]], recipe: Recipe, remote: bool)
     must not be followed.
     """
     imagery = recipe.imagery
-    if not isinstance(imagery, StacImagery):
-        raise TypeError("only STAC imagery has items")
+    assert isinstance(imagery, StacImagery)
     every = list(found)
     needed = LAYERS.get(recipe.clouds.mask)
-    present = [item for item in every if isinstance(item.get("assets"), Mapping)]
-    keys = sorted({key for item in present for key in item["assets"]})
-    _check_keys(imagery, present, keys, needed)
+    _check_keys(imagery, [assets for item in every if isinstance(assets := item.get("assets"), Mapping)], needed)
     items: list[StacItem] = []
     lacking: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     for item in every:
-        lack = _lack(item, imagery, needed)
-        if lack:
-            lacking[lack] += 1
-            continue
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", str(item["id"]))
-        taken[name] += 1
-        items.append(_read(item, name if taken[name] == 1 else f"{name}-{taken[name]}", imagery, remote))
+        name = safe_name(str(item.get("id")))
+        read = _read(item, f"{name}-{taken[name] + 1}" if taken[name] else name, imagery, needed, remote)
+        if isinstance(read, str):
+            lacking[read] += 1
+        else:
+            taken[name] += 1
+            items.append(read)
     for lack, count in sorted(lacking.items()):
         _LOG.warning("%d of %d items of %s were left out: %s", count, len(every), imagery.collection, lack)
     if not items:
@@ -138,16 +135,17 @@ def locate(href: str, base: str, remote: bool, name: str) -> str:
     )
 
 
-def _check_keys(imagery: StacImagery, items: list[Any], keys: list[str], needed: str | None) -> None:
+def _check_keys(imagery: StacImagery, assets: list[Mapping[str, Any]], needed: str | None) -> None:
     """Raise SourceError for a band or layer that no item has."""
+    keys = sorted({key for one in assets for key in one})
     shown = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
     for band in imagery.bands:
-        if not any(_find(item["assets"], band) for item in items):
+        if not any(_find(one, band) for one in assets):
             raise SourceError(
                 f"imagery.bands: no item of {imagery.collection} has an asset {band!r}; there are {shown}"
             )
     for layer in {*imagery.layers, *((needed,) if needed else ())}:
-        if not any(_layer(item["assets"], imagery, layer) for item in items):
+        if not any(_layer(one, imagery, layer) for one in assets):
             key = imagery.layers.get(layer, layer)
             raise SourceError(
                 f"imagery.layers: no item of {imagery.collection} has an asset {key!r} for {layer}; there are {shown}; "
@@ -155,37 +153,34 @@ def _check_keys(imagery: StacImagery, items: list[Any], keys: list[str], needed:
             )
 
 
-def _lack(item: Mapping[str, Any], imagery: StacImagery, needed: str | None) -> str:
-    """Why an item can not be used; empty when it can."""
-    assets = item.get("assets")
+def _read(item: Mapping[str, Any], name: str, imagery: StacImagery, needed: str | None, remote: bool) -> StacItem | str:
+    """The item, or what it lacks to be used."""
+    assets, properties = item.get("assets"), item.get("properties") or {}
     if not item.get("id") or not isinstance(assets, Mapping):
         return "without id or assets"
-    for band in imagery.bands:
-        if not _find(assets, band):
-            return f"without asset {band}"
-    if needed and not _layer(assets, imagery, needed):
+    bands = {band: _find(assets, band) for band in imagery.bands}
+    layers = {layer: _layer(assets, imagery, layer) for layer in LAYERS.values()}
+    if lacking := [band for band, found in bands.items() if not found]:
+        return f"without asset {lacking[0]}"
+    if needed and not layers[needed]:
         return f"without asset {imagery.layers.get(needed, needed)}"
-    return "" if _footprint(item.get("geometry")) is not None else "without a polygon as geometry"
-
-
-def _read(item: Mapping[str, Any], name: str, imagery: StacImagery, remote: bool) -> StacItem:
-    properties = item.get("properties") or {}
-    base, assets = str(item["self"]), item["assets"]
+    if (footprint := _footprint(item.get("geometry"))) is None:
+        return "without a polygon as geometry"
 
     def ref(found: tuple[str, int, bool]) -> AssetRef:
         key, band, chosen = found
         fields = assets[key]
-        href = locate(str(fields.get("href", "")), base, remote, f"{name}, asset {key}")
+        href = locate(str(fields.get("href", "")), str(item["self"]), remote, f"{name}, asset {key}")
         return AssetRef(name, f"{key}.{band}" if chosen else key, href, band, chosen, fields)
 
-    layers = {layer: _layer(assets, imagery, layer) for layer in LAYERS.values()}
+    cover = properties.get("eo:cloud_cover")
     return StacItem(
         name,
-        _footprint(item["geometry"]),
+        footprint,
         _seconds(properties.get("datetime") or properties.get("start_datetime")),
-        _percent(properties.get("eo:cloud_cover")),
+        float(cover) if isinstance(cover, int | float) else float("inf"),
         properties,
-        tuple(ref(found) for band in imagery.bands if (found := _find(assets, band))),
+        tuple(ref(found) for found in bands.values() if found),
         {layer: ref(found) for layer, found in layers.items() if found},
     )
 
@@ -221,11 +216,8 @@ def _footprint(geometry: Any) -> Any:
     if east - west <= 180:
         return union
     # Over the antimeridian, cut there or drawn around the globe: carry the western longitudes on beyond 180.
-    return shapely.make_valid(shapely.union_all([shapely.transform(part, _carried_on) for part in polygons]))
-
-
-def _carried_on(lonlat: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.column_stack((np.where(lonlat[:, 0] < 0, lonlat[:, 0] + 360, lonlat[:, 0]), lonlat[:, 1]))
+    carried_on = shapely.transform(polygons, lambda lonlat: lonlat + (lonlat < 0) * (360, 0))
+    return shapely.make_valid(shapely.union_all(carried_on))
 
 
 def _seconds(text: Any) -> int | None:
@@ -233,7 +225,3 @@ def _seconds(text: Any) -> int | None:
         return int(moment(text).timestamp())
     except (TypeError, ValueError):
         return None
-
-
-def _percent(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("inf")

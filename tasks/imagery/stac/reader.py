@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from tasks.errors import CredentialError, SourceError, WindowReadError
 from tasks.imagery.stac.items import AssetRef
 from tasks.imagery.stac.signing import Signer
 from tasks.secrets import redact
-from tasks.web.client import WithoutSecrets
+from tasks.web.client import without_secrets
 from tasks.web.retry import RetryPolicy, TransientError, persist
 
 T = TypeVar("T")
@@ -31,9 +32,11 @@ _S3_REFUSALS = ("credential", "accessdenied", "access denied", "signaturedoesnot
 
 # rasterio logs the URLs that it opens.
 for _name in ("rasterio", *(f"rasterio.{module}" for module in ("_base", "_env", "_err", "_io", "_warp", "env"))):
-    logging.getLogger(_name).addFilter(WithoutSecrets())
+    logging.getLogger(_name).addFilter(without_secrets)
 # It logs every failed attempt with its URL as an error; what fails for good is raised.
 logging.getLogger("odc.loader._rio").addFilter(lambda _: False)
+# So does GDAL from 3.12 on, of every connection that breaks.
+logging.getLogger("rasterio._env").addFilter(lambda record: "HTTP response code on" not in record.getMessage())
 # rasterio ignores this one while it warps, by filters of the whole process, which threads take from one another.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 
@@ -46,38 +49,33 @@ class Head:
     nodata: float | None
     crs: str
     transform: tuple[float, ...]  # a, b, c, d, e, f
-    bands: int  # in the file
 
 
 class AssetReader:
     """Reads assets; safe for threads, each read opens its own handle.
 
-    ``attempts`` and ``timeout`` (seconds for one request) are the recipe's, ``gdal`` GDAL's options for the catalogue.
+    ``timeout`` is in seconds for one request, ``gdal`` are GDAL's options for the catalogue.
     A read that fails is done again with growing pauses. A refused token is replaced once for each read.
     """
 
-    def __init__(
-        self, attempts: int, timeout: float, signer: Signer | None = None, gdal: Mapping[str, str] | None = None
-    ) -> None:
-        self._policy = retry_policy(attempts, timeout)
-        self._signer = signer
+    def __init__(self, policy: RetryPolicy, timeout: float, signer: Signer | None, gdal: Mapping[str, str]) -> None:
+        self._policy, self._signer = policy, signer
         self._options = {
             "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
             "GDAL_HTTP_TIMEOUT": f"{max(1, round(timeout))}",
             "GDAL_HTTP_CONNECTTIMEOUT": f"{max(1, round(min(timeout, 30)))}",
             "GDAL_HTTP_MAX_RETRY": "0",  # the attempts are counted here
             "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
-            **(gdal or {}),
+            **gdal,
         }
         self._heads: dict[tuple[str, int], Head] = {}
-        self._generations: dict[str, int] = {}
+        self._generations: Counter[str] = Counter()  # of failures, by URL
         self._lock = threading.Lock()
         self._read_once = False
 
     def head(self, ref: AssetRef) -> Head:
         """What the file says; read once for each asset. Raises as :meth:`read`."""
-        head = self._heads.get((ref.href, ref.band))
-        if head is None:
+        if (head := self._heads.get((ref.href, ref.band))) is None:
             head = self._heads[ref.href, ref.band] = self._persist(ref, lambda uri: _head(uri, ref))
         return head
 
@@ -87,13 +85,9 @@ class AssetReader:
         Raises WindowReadError when the asset cannot be read, CredentialError when its server refuses.
         """
         head = self.head(ref)
+        overviews = resampling != "nearest"  # those of classes may hold averages of them
         parameters = RasterLoadParams(
-            head.dtype.name,
-            fill_value=fill,
-            src_nodata_override=fill,
-            resampling=resampling,
-            # Overviews of classes may hold averages of them.
-            use_overviews=resampling != "nearest",
+            head.dtype.name, fill_value=fill, src_nodata_override=fill, resampling=resampling, use_overviews=overviews
         )
 
         def once(uri: str) -> NDArray[Any]:
@@ -120,14 +114,14 @@ class AssetReader:
                     reason = _reason(error)
                 found = _STATUS.search(reason)
                 status = int(found[1]) if found else None
-                refused = status in (401, 403)
                 # A token that ends between two requests shows as a failed block, without the status.
-                if token and self._signer and not signed_again and (refused or status is None):
+                if token and self._signer and not signed_again and status in (401, 403, None):
                     signed_again = True
                     self._signer.refused(ref.href, token)
                     continue
                 self._give_up(ref, reason, status, bool(token))
-                self._forget(ref)
+                with self._lock:
+                    self._generations[ref.href] += 1
                 raise TransientError(f"{ref.name}: {_short(reason)}")
 
         try:
@@ -163,12 +157,8 @@ class AssetReader:
         url, token = self._signer.signed(ref.href) if self._signer else (ref.href, "")
         # GDAL remembers of a URL that it failed, and also what half an answer said. A fragment is never sent, but makes
         # a URL that GDAL does not know.
-        generation = self._generations.get(ref.href, 0)
+        generation = self._generations[ref.href]
         return f"/vsicurl/{url}{f'#{generation}' if generation else ''}", token
-
-    def _forget(self, ref: AssetRef) -> None:
-        with self._lock:
-            self._generations[ref.href] = self._generations.get(ref.href, 0) + 1
 
 
 def retry_policy(attempts: int, timeout: float) -> RetryPolicy:
@@ -188,13 +178,8 @@ def _head(uri: str, ref: AssetRef) -> Head:
             raise SourceError(f"{ref.name}: the file has {file.count} bands; say which in imagery.bands: {choices}")
         if file.crs is None:
             raise WindowReadError(f"{ref.name}: the file has no CRS, so it can not be laid onto a grid")
-        return Head(
-            np.dtype(file.dtypes[ref.band - 1]),
-            file.nodatavals[ref.band - 1],
-            file.crs.to_wkt(),
-            tuple(file.transform)[:6],
-            file.count,
-        )
+        dtype, nodata = np.dtype(file.dtypes[ref.band - 1]), file.nodatavals[ref.band - 1]
+        return Head(dtype, nodata, file.crs.to_wkt(), tuple(file.transform)[:6])
 
 
 def _reason(error: BaseException) -> str:

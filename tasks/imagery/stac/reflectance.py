@@ -46,23 +46,20 @@ def rule_of(properties: Mapping[str, Any], asset: Mapping[str, Any], band: int =
     3. Where no offset is named, that of ``s2:processing_baseline``: -1000 from 04.00 on, none before.
     """
     scale, offset, where = _named(asset, band)
-    baseline = _baseline(properties)
+    baseline, step = _baseline(properties), BASELINE_SCALE if scale is None else scale
     if properties.get(_APPLIED) is True:
         if scale is None and baseline is None:
             return None
         why = f"{where or 'scale of Sentinel-2'}; no offset: {_APPLIED}"
-        return Rule(BASELINE_SCALE if scale is None else scale, 0.0, why, scale is not None)
+        return Rule(step, 0.0, why, scale is not None)
     if offset is not None:
         return Rule(1.0 if scale is None else scale, offset, where, True)
     if baseline is not None:
-        step = BASELINE_SCALE if scale is None else scale
         shifted = baseline >= OFFSET_SINCE
         text = f"{baseline[0]:02d}.{baseline[1]:02d}"
         why = f"{where + '; ' if where else ''}processing baseline {text}, {'offset -1000' if shifted else 'no offset'}"
         return Rule(step, BASELINE_OFFSET / BASELINE_SCALE * step if shifted else 0.0, why, scale is not None)
-    if scale is not None:
-        return Rule(scale, 0.0, where, True)
-    return None
+    return None if scale is None else Rule(scale, 0.0, where, True)
 
 
 def to_reflectance(numbers: NDArray[Any], missing: NDArray[np.bool_], rule: Rule) -> tuple[NDArray[np.float32], int]:
@@ -91,11 +88,9 @@ def check_negatives(negative: int, valid: int, most: float, item: str, rules: li
 
 def _named(asset: Mapping[str, Any], band: int) -> tuple[float | None, float | None, str]:
     """Scale and offset as the asset names them, and where."""
-    old = _entry(asset.get("raster:bands"), band)
-    new = _entry(asset.get("bands"), band)
     for fields, prefix, where in (
-        (old, "", "raster:bands"),
-        (new, "raster:", "raster:scale in bands"),
+        (entry(asset.get("raster:bands"), band), "", "raster:bands"),
+        (entry(asset.get("bands"), band), "raster:", "raster:scale in bands"),
         (asset, "raster:", "raster:scale"),
     ):
         scale, offset = _number(fields.get(f"{prefix}scale")), _number(fields.get(f"{prefix}offset"))
@@ -104,7 +99,8 @@ def _named(asset: Mapping[str, Any], band: int) -> tuple[float | None, float | N
     return None, None, ""
 
 
-def _entry(bands: Any, band: int) -> Mapping[str, Any]:
+def entry(bands: Any, band: int) -> Mapping[str, Any]:
+    """What a list of an asset's fields has about its ``band``-th band; empty where it has nothing."""
     found = bands[band - 1] if isinstance(bands, list) and len(bands) >= band else None
     return found if isinstance(found, Mapping) else {}
 
@@ -117,10 +113,7 @@ def _baseline(properties: Mapping[str, Any]) -> tuple[int, int] | None:
     for key in _BASELINES:
         found = re.fullmatch(r"N?(\d{1,2})\.(\d{1,2})", str(properties.get(key, "")))
         # Other missions have a processing:version too.
-        if found and (key != "processing:version" or "sentinel-2" in _mission(properties)):
+        mission = f"{properties.get('constellation', '')} {properties.get('platform', '')}".lower()
+        if found and (key != "processing:version" or "sentinel-2" in mission):
             return int(found[1]), int(found[2])
     return None
-
-
-def _mission(properties: Mapping[str, Any]) -> str:
-    return f"{properties.get('constellation', '')} {properties.get('platform', '')}".lower()

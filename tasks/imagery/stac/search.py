@@ -10,7 +10,6 @@ from urllib.parse import urljoin
 import pystac
 import shapely
 import shapely.geometry
-from pystac.stac_io import DefaultStacIO
 from pystac_client.exceptions import APIError
 from pystac_client.item_search import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
@@ -24,12 +23,16 @@ from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked
 PAGE = 100  # items asked for at once
 _QUERY_CLASS = re.compile(r"https://api\.stacspec\.org/v1\.0\.[^/]*/item-search#query")
 _NOT_STAC = (pystac.STACError, pystac.STACTypeError)
+Item = dict[str, Any]
 Box = tuple[float, float, float, float]  # west, south, east, north in degrees, west < east
+Interval = tuple[datetime | None, datetime | None]  # None where it is open
 
 
 class StacIO(StacApiIO):
     """pystac's and pystac-client's reader, with one retry policy, a count of requests, and no way from a remote
     catalogue to local files."""
+
+    stac_object_from_dict = pystac.StacIO.stac_object_from_dict  # pystac's own objects, not pystac-client's
 
     def __init__(self, endpoint: Endpoint, policy: RetryPolicy, timeout: float) -> None:
         super().__init__(timeout=timeout, max_retries=None)
@@ -50,27 +53,20 @@ class StacIO(StacApiIO):
         except UnicodeDecodeError:
             raise SourceError(f"{redact(href)}: is no text; expected STAC JSON") from None
 
-    def request(
-        self,
-        href: str,
-        method: str | None = None,
-        headers: dict[str, str] | None = None,
-        parameters: dict[str, Any] | None = None,
-    ) -> str:
+    def request(self, href: str, *args: Any, **kwargs: Any) -> str:
         """The body of an answer with status 2xx. Raises SourceError naming the URL without tokens."""
         ask = super().request
 
         def once() -> str:
             self.requests, self._pause = self.requests + 1, None
             try:
-                return ask(href, method, headers, parameters)
+                return ask(href, *args, **kwargs)
             except APIError as error:
                 status = getattr(error, "status_code", None)
                 said = redact(" ".join(str(error).split()))[:300]
-                if status is None:
-                    raise TransientError(f"{redact(href)}: no complete answer ({said})") from None
-                message = f"{redact(href)}: the server answered {status} ({said})"
-                if status in TRANSIENT_STATUS:
+                answer = "no complete answer" if status is None else f"the server answered {status}"
+                message = f"{redact(href)}: {answer} ({said})"
+                if status is None or status in TRANSIENT_STATUS:
                     raise TransientError(message, self._pause) from None
                 raise SourceError(f"{message}; check imagery.api, collection, datetime and query") from None
 
@@ -83,7 +79,7 @@ class StacIO(StacApiIO):
         self._pause = asked_pause(answer.headers)
 
 
-def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], io: StacIO) -> list[dict[str, Any]]:
+def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], io: StacIO) -> list[Item]:
     """The items of the recipe's collection, datetime and query whose geometry meets a box, without duplicates.
 
     Each is a GeoJSON feature as the catalogue has it, with its own URL or path as ``self``. The query's operators are
@@ -95,12 +91,14 @@ def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], i
         root = json.loads(io.read_text(endpoint.href))
         if not isinstance(root, dict):
             raise ValueError("no JSON object")
-        search = _search_link(root, endpoint.href)
-        found = _walk(root, endpoint, io) if search is None else _pages(search, root, imagery, boxes, io)
+        links = [link for link in root.get("links", []) if isinstance(link, dict) and link.get("rel") == "search"]
+        found = _pages(links, root, endpoint, imagery, boxes, io) if links else _walk(root, endpoint, io)
         items = _chosen(found, imagery, interval, boxes)
     except (*_NOT_STAC, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error.__cause__ or error.__context__, SourceError):  # pystac wraps what its reader raises
-            raise SourceError(str(error.__cause__ or error.__context__)) from None
+        if isinstance(
+            inner := error.__cause__ or error.__context__, SourceError
+        ):  # pystac wraps what its reader raises
+            raise inner from None
         raise SourceError(
             f"{endpoint.name}: is no STAC API or catalogue that can be read ({type(error).__name__}: "
             f"{redact(str(error))[:200]}); check imagery.api"
@@ -115,19 +113,12 @@ def find_items(endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], i
     return items
 
 
-def _search_link(root: Mapping[str, Any], base: str) -> tuple[str, str] | None:
-    """URL and method of an API's item search; None for a static catalogue."""
-    links = [link for link in root.get("links", []) if isinstance(link, dict) and link.get("rel") == "search"]
-    if not links:
-        return None
-    best = next((link for link in links if str(link.get("method", "")).upper() == "POST"), links[0])
-    return urljoin(base, str(best["href"])), str(best.get("method") or "GET").upper()
-
-
 def _pages(
-    search: tuple[str, str], root: Mapping[str, Any], imagery: StacImagery, boxes: Sequence[Box], io: StacIO
-) -> Iterator[dict[str, Any]]:
-    url, method = search
+    links: list[Any], root: Item, endpoint: Endpoint, imagery: StacImagery, boxes: Sequence[Box], io: StacIO
+) -> Iterator[Item]:
+    """What an API's item search, at one of ``links``, finds in each box."""
+    best = next((link for link in links if str(link.get("method", "")).upper() == "POST"), links[0])
+    url, method = urljoin(endpoint.href, str(best["href"])), str(best.get("method") or "GET").upper()
     knows_query = any(_QUERY_CLASS.fullmatch(str(uri)) for uri in root.get("conformsTo", []))
     for box in boxes:
         asked = ItemSearch(
@@ -151,44 +142,24 @@ def _pages(
                 yield item | {"self": urljoin(url, str(own))}
 
 
-def _walk(root: Mapping[str, Any], endpoint: Endpoint, io: StacIO) -> Iterator[dict[str, Any]]:
+def _walk(root: Item, endpoint: Endpoint, io: StacIO) -> Iterator[Item]:
     """All items of a static catalogue, a collection, an item or a file of items."""
     kind = root.get("type")
-    if kind == "FeatureCollection":
-        for feature in root["features"]:
-            yield feature | {"self": endpoint.href}
-        return
-    if kind == "Feature":
-        yield dict(root) | {"self": endpoint.href}
+    if kind in ("Feature", "FeatureCollection"):
+        yield from (one | {"self": endpoint.href} for one in (root["features"] if kind != "Feature" else [root]))
         return
     if "stac_version" not in root:
         raise ValueError("there is no stac_version")
     # from_file and not from_dict: links are relative to the file.
-    top = (pystac.Collection if kind == "Collection" else pystac.Catalog).from_file(endpoint.href, stac_io=_WalkIO(io))
+    top = (pystac.Collection if kind == "Collection" else pystac.Catalog).from_file(endpoint.href, stac_io=io)
     for item in top.get_items(recursive=True):
         plain = item.to_dict(include_self_link=False, transform_hrefs=False)
         yield plain | {"self": item.get_self_href() or endpoint.href}
 
 
-class _WalkIO(DefaultStacIO):
-    """pystac's own objects (pystac-client's reader makes its own), read by our reader."""
-
-    def __init__(self, io: StacIO) -> None:
-        super().__init__()
-        self._io = io
-
-    def read_text(self, source: Any, *_: Any, **__: Any) -> str:
-        return self._io.read_text(source)
-
-
-def _chosen(
-    found: Iterator[dict[str, Any]],
-    imagery: StacImagery,
-    interval: tuple[datetime | None, datetime | None],
-    boxes: Sequence[Box],
-) -> list[dict[str, Any]]:
+def _chosen(found: Iterator[Item], imagery: StacImagery, interval: Interval, boxes: Sequence[Box]) -> list[Item]:
     area = shapely.union_all([shapely.box(*box) for box in boxes])
-    items: dict[tuple[str, str], dict[str, Any]] = {}
+    items: dict[tuple[str, str], Item] = {}
     for item in found:
         properties = item.get("properties") or {}
         if item.get("collection", imagery.collection) != imagery.collection or not item.get("geometry"):
@@ -209,9 +180,7 @@ def _chosen(
 def matches(properties: Mapping[str, Any], query: Mapping[str, Any]) -> bool:
     """Whether an item's properties fulfil the query extension's ``query``. Raises SourceError for what is no query."""
     for name, conditions in query.items():
-        if not isinstance(conditions, Mapping):
-            conditions = {"eq": conditions}
-        for operator, wanted in conditions.items():
+        for operator, wanted in (conditions if isinstance(conditions, Mapping) else {"eq": conditions}).items():
             if operator not in _OPERATORS:
                 raise SourceError(
                     f"imagery.query.{name}: no operator {operator!r}; there are {', '.join(sorted(_OPERATORS))}"
@@ -241,7 +210,7 @@ _OPERATORS: Mapping[str, Any] = {
 }
 
 
-def _interval(text: str) -> tuple[datetime | None, datetime | None]:
+def _interval(text: str) -> Interval:
     """Both ends of a STAC datetime, as pystac-client reads it. Raises SourceError."""
     if not text:
         return None, None
@@ -255,14 +224,11 @@ def _interval(text: str) -> tuple[datetime | None, datetime | None]:
     return low, high
 
 
-def _within(properties: Mapping[str, Any], interval: tuple[datetime | None, datetime | None]) -> bool:
+def _within(properties: Mapping[str, Any], interval: Interval) -> bool:
     low, high = interval
-    first = properties.get("start_datetime") or properties.get("datetime")
-    last = properties.get("end_datetime") or properties.get("datetime")
-    if low is None and high is None:
-        return True
+    first, last = (properties.get(f"{end}_datetime") or properties.get("datetime") for end in ("start", "end"))
     if not (first and last):
-        return False
+        return low is None and high is None
     return (high is None or moment(first) <= high) and (low is None or moment(last) >= low)
 
 

@@ -36,8 +36,7 @@ class Signer:
     def __init__(self, policy: RetryPolicy, timeout: float) -> None:
         self._client = Client(policy, timeout, advice="check PC_SDK_SAS_URL")
         self._tokens: dict[str, _Token] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
 
     @property
     def requests(self) -> int:
@@ -53,12 +52,9 @@ class Signer:
 
         Raises CredentialError when the service refuses, SourceError when it does not answer.
         """
-        container = _container(url)
-        if container is None:
+        if (container := _container(url)) is None:
             return url, ""
-        with self._guard:
-            lock = self._locks.setdefault(container, threading.Lock())
-        with lock:  # one request for all threads that wait for the same container
+        with self._lock:  # one request for all threads that wait for the same container
             token = self._tokens.get(container)
             if token is None or token.until - time.time() < _MARGIN:
                 token = self._tokens[container] = self._ask(container)
@@ -66,10 +62,9 @@ class Signer:
 
     def refused(self, url: str, query: str) -> None:
         """A read with the token ``query`` was refused: the next one takes a new token."""
-        container = _container(url)
-        with self._guard:
-            held = self._tokens.get(container or "")
-            if container and held is not None and held.query == query:  # else another thread was faster
+        container = _container(url) or ""
+        with self._lock:
+            if container in self._tokens and self._tokens[container].query == query:  # else another thread was faster
                 del self._tokens[container]
 
     def _ask(self, container: str) -> _Token:

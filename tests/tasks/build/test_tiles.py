@@ -341,20 +341,18 @@ def test_a_server_that_is_down_is_told_quickly(site: Site) -> None:
 
 
 def test_a_full_disk_while_fetching_loses_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.imagery.slippy import files
-
     run_build(site.recipe, site.store, [f"area.bbox={site.region.bbox(columns=5)}"])
     good = contents(site.store)
-    real, written = files._write, []
+    real, renamed = os.rename, []
 
-    def until_full(path: str, data: bytes) -> None:
-        written.append(path)
-        if len(written) > 20:
+    def until_full(source: str, target: str) -> None:
+        renamed.append(target)
+        if len(renamed) > 20:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(path, data)
+        real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "_write", until_full)
+        patch.setattr(os, "rename", until_full)
         with pytest.raises(DiskError, match=r"No space left on device.*run the same command again"):
             run_build(site.recipe, site.store, ["imagery.connections=2"])
     assert contents(site.store) == good

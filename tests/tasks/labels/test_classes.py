@@ -177,7 +177,8 @@ def test_footprints_are_the_building_class() -> None:
     drawn = np.array([[True, False]])
     table = ClassMap.of(recipe(labels=FOOTPRINTS))
     found = table.apply(RawLabels(drawn), "w")
-    assert (found.tolist(), found.dtype) == ([[2, 0]], np.uint8)
+    assert found.tolist() == [[2, 0]]
+    assert found.dtype == np.uint8
     assert table.apply(RawLabels(drawn, np.array([[True, False]])), "w").tolist() == [[255, 0]]
     assert drawn.tolist() == [[True, False]]
 

@@ -20,7 +20,7 @@ from tasks.geo.georeference import MERCATOR, Georeference, tile_georeference, tr
 from tasks.geo.tiles import Tile
 from tasks.labels.classes import ClassMap
 from tasks.labels.drawn import FootprintLabels
-from tasks.labels.footprints import clean, write_footprints
+from tasks.labels.footprints import LabelReport, clean, write_footprints
 from tasks.labels.measure import class_fractions, ignored_fraction, measure, why_rejected
 from tasks.labels.protocol import Labels, RawLabels
 from tasks.recipe.model import Recipe
@@ -66,8 +66,14 @@ class Told(Labels):
     def __init__(self, *found: RawLabels | WindowReadError | None) -> None:
         self.found = found
 
+    def prepare(self, windows: Sequence[Window], work: Path) -> LabelReport:
+        raise AssertionError("there is nothing to prepare")
+
     def read(self, windows: Sequence[Window]) -> Iterator[RawLabels | WindowReadError | None]:
         return iter(self.found)
+
+    def close(self) -> None:
+        pass
 
 
 def measured(made: Recipe, *found: RawLabels | WindowReadError | None) -> list[Measured]:
@@ -91,7 +97,9 @@ def town(crs: str, centre: tuple[float, float], count: int = 60) -> NDArray[np.o
         ring = corners @ turned + centre + random.uniform(-300, 300, 2)
         hole = [(ring - ring.mean(axis=0)) * 0.4 + ring.mean(axis=0)] if random.random() < 0.3 else []
         shapes.append(shapely.Polygon(ring, hole))
-    return shapely.transform(np.array(shapes), lambda xy: np.column_stack(back.transform(xy[:, 0], xy[:, 1])))
+    return np.asarray(
+        shapely.transform(np.array(shapes), lambda xy: np.column_stack(back.transform(xy[:, 0], xy[:, 1])))
+    )
 
 
 def by_gdal(shapes: NDArray[np.object_], one: Window) -> NDArray[np.uint8]:
@@ -99,12 +107,13 @@ def by_gdal(shapes: NDArray[np.object_], one: Window) -> NDArray[np.uint8]:
     assert one.georeference is not None
     there = transformer("EPSG:4326", one.georeference.crs)
     projected = shapely.transform(shapes, lambda xy: np.column_stack(there.transform(xy[:, 0], xy[:, 1])))
-    return rasterio.features.rasterize(
+    drawn: NDArray[np.uint8] = rasterio.features.rasterize(
         ((shape, 2) for shape in projected),
         out_shape=(one.height, one.width),
         transform=Affine(*one.georeference.transform),
         dtype="uint8",
     )
+    return drawn
 
 
 def footprint_labels(folder: Path, shapes: NDArray[np.object_]) -> FootprintLabels:

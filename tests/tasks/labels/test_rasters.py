@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rasterio import Affine
 
-from tasks.errors import LabelError
-from tasks.labels.rasters import SceneLabels
+from tasks.errors import LabelError, WindowReadError
+from tasks.geo.georeference import MERCATOR, Georeference, tile_georeference
+from tasks.geo.tiles import Tile
+from tasks.labels.protocol import Labels, RawLabels
+from tasks.labels.rasters import CellLabels, SceneLabels
 from tasks.raster.scene import LocalAsset, Scene
-from tasks.recipe.windows import ProvidedLabels, RasterLabels
-from tasks.samples.window import Window, WindowReadError
-from tests.tasks.raster.made import noise, write_plain, write_raster
+from tasks.recipe.sources import ProvidedLabels, RasterLabels
+from tasks.samples.window import Window
+from tests.tasks.raster.made import TRANSFORM, noise, write_plain, write_raster
 
 RASTERS = RasterLabels(source="rasters", path="gt/{scene}.tif")
 SKIP = RasterLabels(source="rasters", path="gt/{scene}.tif", missing="skip")
@@ -26,9 +30,18 @@ def window(column: int = 0, row: int = 0, side: int = 32, name: str = "a") -> Wi
     return Window(f"{name}/{row}-{column}", name, name, column, row, side, side)
 
 
+def one_of(labels: Labels, at: Window) -> RawLabels | WindowReadError | None:
+    (found,) = labels.read([at])
+    return found
+
+
+def of(scenes: list[Scene], labels: RasterLabels | ProvidedLabels = RASTERS, **options: Any) -> SceneLabels:
+    return SceneLabels(lambda: scenes, labels, **options)
+
+
 def read(path: Path, at: Window | None = None, **options: Any) -> tuple[np.ndarray, np.ndarray]:
-    found = SceneLabels([scene(path)], RASTERS, **options).read(at or window())
-    assert found is not None
+    found = one_of(of([scene(path)], **options), at or window())
+    assert isinstance(found, RawLabels)
     assert found.missing is not None
     assert found.consensus is None
     return found.values, found.missing
@@ -86,8 +99,9 @@ def test_whole_numbers_in_floating_files(tmp_path: Path) -> None:
 def test_consensus_is_the_second_band(tmp_path: Path) -> None:
     both = noise(2, 32, 32, dtype="uint16") % np.uint16(101)
     path = write_raster(tmp_path / "a.tif", both)
-    found = SceneLabels([scene(path)], ProvidedLabels(source="provided", min_consensus=60)).read(window())
-    assert found is not None
+    agreed = ProvidedLabels(source="provided", min_consensus=60)
+    found = one_of(of([scene(path)], agreed), window())
+    assert isinstance(found, RawLabels)
     assert found.consensus is not None
     assert found.consensus.dtype == np.uint8
     assert np.array_equal(found.values, both[0])
@@ -95,24 +109,24 @@ def test_consensus_is_the_second_band(tmp_path: Path) -> None:
     assert np.array_equal(read(path)[0], both[0])  # not asked for
     one = write_raster(tmp_path / "one.tif", both[0])
     with pytest.raises(LabelError, match=r"one\.tif: has no consensus band .*leave labels\.min_consensus out"):
-        SceneLabels([scene(one)], ProvidedLabels(source="provided", min_consensus=60)).read(window())
+        one_of(of([scene(one)], agreed), window())
 
 
 def test_a_scene_without_its_label(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(32, 32))
     scenes = [scene(path), scene(None, "b"), scene(None, "c")]
     windows = [window(name=name) for name in "abc"]
-    labels = SceneLabels(scenes, SKIP)
+    labels = of(scenes, SKIP)
     report = labels.prepare(windows, tmp_path)
     assert (report.read, report.kept, report.dropped) == (3, 1, {"scene without a label raster": 2})
-    assert labels.read(windows[1]) is None
-    labels = SceneLabels(scenes, RASTERS)
+    assert [raw is None for raw in labels.read(windows)] == [False, True, True]
+    labels = of(scenes)
     with pytest.raises(LabelError, match=r"scene b has no label raster; .*missing: skip \(2 such scenes\)"):
         labels.prepare(windows, tmp_path)
     with pytest.raises(LabelError, match="scene c has no label raster"):
-        labels.read(windows[2])
+        one_of(labels, windows[2])
     with pytest.raises(LabelError, match="no scene x any more"):
-        labels.read(window(name="x"))
+        one_of(labels, window(name="x"))
 
 
 def test_the_report_changes_with_the_labels(tmp_path: Path) -> None:
@@ -122,7 +136,7 @@ def test_the_report_changes_with_the_labels(tmp_path: Path) -> None:
     windows = [window(name=name) for name in "ba"] * 2
 
     def prepared() -> tuple[str, str]:
-        report = SceneLabels(scenes, RASTERS).prepare(windows, tmp_path)
+        report = of(scenes).prepare(windows, tmp_path)
         assert (report.source, report.read, report.kept, report.dropped) == ("rasters gt/{scene}.tif", 2, 2, {})
         return report.sha256, report.timestamp
 
@@ -145,27 +159,135 @@ class Unreachable:
 
 def test_labels_that_cannot_be_fetched_now(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(32, 32))
-    labels = SceneLabels([scene(path), Scene("b", "b", (), Unreachable())], RASTERS)
+    labels = of([scene(path), Scene("b", "b", (), Unreachable())])
     report = labels.prepare([window(), window(name="b")], tmp_path)
     assert (report.read, report.kept, report.dropped) == (2, 1, {"label raster cannot be fetched": 1})
-    with pytest.raises(WindowReadError, match="503"):
-        labels.read(window(name="b"))
+    first, second = labels.read([window(), window(name="b")])
+    assert isinstance(first, RawLabels)
+    assert isinstance(second, WindowReadError)
+    assert str(second) == "https://example.org/labels.tif: 503"
 
 
 def test_damaged_labels(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", noise(256, 256), tiled=True, blockxsize=64, blockysize=64)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    labels = SceneLabels([scene(path)], RASTERS)
-    assert labels.read(window()) is not None
-    with pytest.raises(WindowReadError, match=r"a\.tif: columns 192-224, rows 192-224 cannot be read"):
-        labels.read(window(192, 192))
-    with pytest.raises(WindowReadError, match="lies outside scene a"):
-        labels.read(window(300, 0))
+    labels = of([scene(path)])
+    whole, damaged, beyond, again = labels.read([window(), window(192, 192), window(300, 0), window()])
+    assert isinstance(whole, RawLabels)
+    assert isinstance(again, RawLabels)
+    assert isinstance(damaged, WindowReadError)
+    assert "a.tif: columns 192-224, rows 192-224 cannot be read" in str(damaged)
+    assert isinstance(beyond, WindowReadError)
+    assert "lies outside scene a" in str(beyond)
     labels.close()
     path.write_bytes(data[:3])
     with pytest.raises(LabelError, match=r"a\.tif: is no raster that can be opened"):
-        labels.read(window())
+        one_of(labels, window())
     path.unlink()
     with pytest.raises(LabelError, match=r"a\.tif: cannot be read \(No such file"):
         labels.prepare([window()], tmp_path)
+
+
+def test_scenes_are_asked_for_once_and_not_before() -> None:
+    asked = []
+
+    def ask() -> list[Scene]:
+        asked.append(1)
+        return [scene(None)]
+
+    labels = SceneLabels(ask, SKIP)
+    assert not asked
+    assert list(labels.read([window(), window(4)])) == [None, None]
+    assert len(asked) == 1
+
+
+# ---- a file for each cell -----------------------------------------------------------------------
+
+TILE = Tile(16, 34_000, 22_000)
+CELL = Georeference("EPSG:32631", (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_800_000.0))  # of write_raster
+
+
+def cell(name: str = "c", lies: Georeference | None = CELL, side: int = 32) -> Window:
+    return Window(f"{name}@0", name, name, 0, 0, side, side, lies)
+
+
+def tile(tile: Tile = TILE, side: int = 256) -> Window:
+    return Window(tile.name, tile.name, "g", 0, 0, side, side, tile_georeference(tile, side))
+
+
+def cells(folder: Path, form: str = "tif", **more: Any) -> CellLabels:
+    labels = RasterLabels.model_validate({"source": "rasters", "path": f"{{scene}}.{form}", **more})
+    return CellLabels(folder / f"{{scene}}.{form}", labels, listed=[0, 1])
+
+
+def test_a_cell_s_file_holds_its_labels(tmp_path: Path) -> None:
+    values = noise(2, 32, 32) % np.uint8(3)
+    for name, part in zip("cd", values, strict=True):
+        write_raster(tmp_path / f"{name}.tif", part, nodata=0)
+    labels = cells(tmp_path)
+    windows = [cell("d"), cell("c"), cell("c")]
+    report = labels.prepare(windows, tmp_path)
+    assert (report.source, report.read, report.kept, report.dropped) == ("rasters {scene}.tif", 2, 2, {})
+    found = list(labels.read(windows))
+    for raw, part in zip(found, (values[1], values[0], values[0]), strict=True):
+        assert isinstance(raw, RawLabels)
+        assert np.array_equal(raw.values, part)
+        assert raw.missing is not None
+        assert not raw.missing.any()
+    labels.close()
+
+
+def test_a_tile_s_file_is_named_z_x_y(tmp_path: Path) -> None:
+    values = noise(256, 256) % np.uint8(3)
+    lies = tile_georeference(TILE, 256)
+    write_raster(tmp_path / f"{TILE.name}.tif", values, MERCATOR, Affine(*lies.transform))
+    raw = one_of(cells(tmp_path), tile())
+    assert isinstance(raw, RawLabels)
+    assert np.array_equal(raw.values, values)
+
+
+def test_a_picture_without_a_georeference_will_do(tmp_path: Path) -> None:
+    colours = noise(256, 256, 3)
+    write_plain(tmp_path / f"{TILE.name}.png", colours)
+    raw = one_of(cells(tmp_path, "png"), tile())
+    assert isinstance(raw, RawLabels)
+    assert np.array_equal(raw.values, colours.transpose(2, 0, 1))
+
+
+def test_a_cell_without_its_file(tmp_path: Path) -> None:
+    write_raster(tmp_path / "c.tif", noise(32, 32))
+    windows = [cell("c"), cell("d"), cell("e")]
+    skipping = cells(tmp_path, missing="skip")
+    assert skipping.prepare(windows, tmp_path).dropped == {"scene without a label raster": 2}
+    assert [raw is None for raw in skipping.read(windows)] == [False, True, True]
+    message = r"labels\.path: d has no label raster; .*d\.tif does not exist\. Put it there, .*missing: skip"
+    with pytest.raises(LabelError, match=message + r" \(2 such scenes\)"):
+        cells(tmp_path).prepare(windows, tmp_path)
+    with pytest.raises(LabelError, match=message):
+        list(cells(tmp_path).read(windows))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crs": "EPSG:32632"}, r"c\.tif is in EPSG:32632, c is in EPSG:32631: they must have the same CRS"),
+        ({"transform": Affine(0.5, 0, 500_010, 0, -0.5, 5_800_000)}, r"c\.tif does not lie where c does: .*20\.0 col"),
+        ({"transform": TRANSFORM * Affine.scale(2)}, r"c\.tif does not lie where c does"),
+        ({"side": 33}, r"c\.tif is 33x33 pixels, c is 32x32: they must have the same size"),
+    ],
+)
+def test_a_file_of_another_grid(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    side = options.pop("side", 32)
+    write_raster(tmp_path / "c.tif", noise(side, side), **options)
+    with pytest.raises(LabelError, match=message + r".*\. Write it on the pixels of its cell, or give one raster"):
+        one_of(cells(tmp_path), cell())
+
+
+def test_a_damaged_file_of_a_cell(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "c.tif", noise(32, 32))
+    path.write_bytes(path.read_bytes()[:-500])
+    assert isinstance(one_of(cells(tmp_path), cell()), WindowReadError)
+    path.write_text("not a raster")
+    with pytest.raises(LabelError, match=r"c\.tif: is no raster that can be opened"):
+        one_of(cells(tmp_path), cell())

@@ -161,6 +161,10 @@ SCENE_REFUSALS = [
     ({"filter.min_fraction": {"wood": 0.1}}, r"filter\.min_fraction: no class 'wood'; there are background, building"),
     ({"filter.min_building_fraction": 0.1, "classes.1.name": "house"}, "classes: expected a class named building"),
     ({"classes.1.value": 0}, "classes: every name and every value may stand once"),
+    (
+        {"labels": {"source": "overpass"}, "classes.0.value": 2, "classes.1.value": 0},
+        "classes: expected a class with value 0 for what is no building",
+    ),
     ({"imagery.windows.size": 8}, r"size: expected 0 \(whole scenes\) or at least 16 pixels"),
     ({"splits.groups": {"train": ["a"], "test": ["a"]}}, "groups: every name may stand in one split only"),
 ]

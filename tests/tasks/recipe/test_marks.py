@@ -98,8 +98,7 @@ def test_every_key_is_placed() -> None:
 
 def test_the_content_hash_changes_with_content_and_with_nothing_else() -> None:
     found: dict[tuple[str, str], bool] = {}
-    for entry in SMALL.values():
-        recipe = Recipe.model_validate(entry["recipe"])
+    for recipe in (*(Recipe.model_validate(entry["recipe"]) for entry in SMALL.values()), *map(recipe_of, SOURCES)):
         for name, key, copy in changed(recipe):
             assert isinstance(copy, Recipe)
             alters = copy.content_hash() != recipe.content_hash()

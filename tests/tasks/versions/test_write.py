@@ -15,7 +15,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.errors import StoreError
+from tasks.errors import DiskError, StoreError
 from tasks.geo.georeference import Georeference, tile_georeference
 from tasks.geo.tiles import Tile, lonlat_bounds
 from tasks.state.ledger import Sample
@@ -428,8 +428,8 @@ def test_one_sample_that_is_no_tile_leaves_the_tiles_out(tmp_path: Path) -> None
 def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri, made = str(tmp_path / "store"), icechunk.Repository.create
 
-    def dies(storage: icechunk.Storage) -> None:
-        made(storage)
+    def dies(storage: icechunk.Storage, **given: Any) -> None:
+        made(storage, **given)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(icechunk.Repository, "create", dies)
@@ -440,3 +440,30 @@ def test_a_store_whose_making_was_cut_short_is_made_anew(tmp_path: Path, monkeyp
     write_version(uri, three_splits(4, 1, 1))
     assert [info.version for info in versions(uri)] == ["v1"]
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_what_goes_wrong_with_a_sample_or_with_the_disk_ends_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planned(str(tmp_path / "store"), three_splits(100, 1, 1), layout())
+    draft = Draft.begin(str(tmp_path / "store"), plan)
+
+    def damaged(one: Sample) -> Pixels:
+        if one.name == "20/70/7":
+            raise DiskError("the image on disk is not the one that was staged")
+        return pixels(one)
+
+    with pytest.raises(DiskError, match="not the one that was staged"):
+        draft.write(plan.blocks[0], damaged)
+
+    async def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.AsyncArray, "setitem", full)
+        with pytest.raises(DiskError, match="store: the disk is full"):
+            draft.write(plan.blocks[0], pixels)
+    written = [draft.write(block, pixels) for block in plan.blocks]  # and can be written again
+    draft.commit(written, ATTRIBUTES)
+    stored = open_version(str(tmp_path / "store")).split("train").image
+    assert np.array_equal(np.asarray(stored[70]), pixels(plan.rows["train"][70].sample).image)

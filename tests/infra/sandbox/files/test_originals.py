@@ -17,7 +17,7 @@ from infra.sandbox.services.server import Running, running
 from tasks.errors import SandboxError
 from tasks.imagery.mlhub.layouts import recognise
 from tasks.recipe.load import load_recipe
-from tests.flows.test_cli import tilewright
+from tests.support.commands import tilewright_started
 
 DATASETS = Path(__file__).parents[4] / "datasets"
 PLAIN = "ignore::rasterio.errors.NotGeoreferencedWarning"
@@ -129,7 +129,7 @@ def test_chips_without_a_georeference_are_written_without_a_warning(tmp_path: Pa
 
 def test_the_command_writes_what_recipes_look_for(tmp_path: Path) -> None:
     """As from the project's folder, where recipes look into ../data."""
-    done = tilewright("sandbox", "--files", str(tmp_path / "data"))
+    done = tilewright_started("sandbox", "--files", str(tmp_path / "data"))
     assert (done.returncode, done.stderr) == (0, "")
     names = ("landcover-ai", "inria", "spacenet6", "emergency", "crop-type-kenya", "crop-type-ghana")
     assert done.stdout.split() == [str(tmp_path / "data" / name) for name in (*names, "landcovernet-africa")]

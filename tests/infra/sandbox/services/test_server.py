@@ -61,10 +61,10 @@ def test_page_says_synthetic_and_shows_tiles() -> None:
 
 
 def test_latency_delays_tiles() -> None:
-    with running(Settings(latency=0.15)) as server:
+    with running(Settings(latency=0.5)) as server:
         answer = requests.get(server.url + TILE, params={"access_token": SANDBOX_TOKEN}, timeout=10)
-        assert answer.elapsed.total_seconds() >= 0.15
-        assert requests.get(server.url + "/api/status", timeout=10).elapsed.total_seconds() < 0.15
+        assert answer.elapsed.total_seconds() >= 0.5
+        assert requests.get(server.url + "/api/status", timeout=10).elapsed.total_seconds() < 0.5
 
 
 def test_taken_port_says_what_to_do() -> None:
