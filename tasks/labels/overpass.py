@@ -39,7 +39,6 @@ MAX_QUERIES = 16  # more is a case for an extract, says the public servers' poli
 BLOCK_ZOOM = 10  # at most 39 km a side, so that a block's tiles fit into one query
 _MARGIN = 1e-5  # degrees, a metre: osmnx rounds the coordinates of a query to six decimals
 _STEP = 0.01  # degrees, a kilometre: sides that long stay straight through osmnx's projection
-_DEGREE_KM = 111.32
 _GRACE = 30  # seconds for the way to the server and back, beyond the query's own time
 _LOCK = threading.Lock()  # osmnx's settings are the process's
 
@@ -199,7 +198,7 @@ def _hull(tiles: Sequence[Tile]) -> Any:
 
 
 def _km2(area: Any) -> float:
-    return float(area.area * _DEGREE_KM**2 * np.cos(np.radians(area.centroid.y)))
+    return float(area.area * 111.32**2 * np.cos(np.radians(area.centroid.y)))  # so many km a degree
 
 
 def _iso(date: str) -> str:

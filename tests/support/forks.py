@@ -26,7 +26,7 @@ ICECHUNK_FORKS = int(version("icechunk").split(".")[0]) < 2
 PRELOADED = (
     ("flows.cli", "flows.build", "tasks.views.export", "tests.support.builds")
     if ICECHUNK_FORKS
-    else ("flows.cli", "prefect.flow_engine", "prefect.task_engine", "geopandas", "rasterio", "osmnx", "odc.stac", "zarr")
+    else ("flows.cli", "prefect.flow_engine", "geopandas", "rasterio", "osmnx", "odc.stac", "zarr")
 )
 
 

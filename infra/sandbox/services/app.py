@@ -93,7 +93,8 @@ class Sandbox:
         self._folder = tempfile.TemporaryDirectory(prefix="tilewright-sandbox-", ignore_cleanup_errors=True)
         self._pbf = Path(self._folder.name) / PBF_NAME
         self._md5 = write_pbf(osm, self._pbf)
-        self._originals = Originals(Path(self._folder.name) / "originals", settings.seed)
+        self.originals = Path(self._folder.name) / "originals"  # the files it serves, made when first asked for
+        self._originals = Originals(self.originals, settings.seed)
 
     def application(self) -> web.Application:
         """The web application; its cleanup removes the temporary files."""

@@ -134,8 +134,7 @@ def test_the_command_writes_what_recipes_look_for(tmp_path: Path) -> None:
     names = ("landcover-ai", "inria", "spacenet6", "emergency", "crop-type-kenya", "crop-type-ghana")
     assert done.stdout.split() == [str(tmp_path / "data" / name) for name in (*names, "landcovernet-africa")]
     for name in names[:5]:
-        recipe = load_recipe(DATASETS / f"{name}.yaml").model_copy(deep=True)
-        recipe._folder = tmp_path / "datasets"
+        recipe = load_recipe(DATASETS / f"{name}.yaml").in_folder(tmp_path / "datasets")
         imagery = recipe.imagery
         looked_for = imagery.images if imagery.source == "scenes" else imagery.path  # type: ignore[union-attr]
         assert looked_for is not None
@@ -153,7 +152,7 @@ def test_nothing_is_put_beside_other_files(tmp_path: Path) -> None:
 
 def test_served_when_asked_for(sandbox: Running) -> None:
     with running() as server:
-        folder = Path(server.sandbox._folder.name) / "originals"
+        folder = server.sandbox.originals
         assert not folder.exists()
         listing = f"{server.url}{PROXY_PATH}/stanford/africa-crops-ghana?list-type=2&prefix=truth/&max-keys=3"
         answer = requests.get(listing, timeout=60)
