@@ -1,13 +1,14 @@
 """The command line. Every expected error is one message on stderr and an exit code, never a traceback."""
 
 import dataclasses
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -27,7 +28,6 @@ errors = Console(stderr=True, highlight=False)
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 StoreOption = Annotated[str | None, typer.Option("--store", metavar="URI", help="Default: stores/<recipe name>.")]
-Result = TypeVar("Result")
 
 
 def main() -> NoReturn:
@@ -51,12 +51,9 @@ def main() -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    errors.print(f"[bold red]error:[/] {_escape(redact(message))}", soft_wrap=True)
+    text = redact(message).replace("[", r"\[")
+    errors.print(f"[bold red]error:[/] {text}", soft_wrap=True)
     sys.exit(code)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 @app.command()
@@ -70,7 +67,7 @@ def build(
     from tasks.recipe.load import find_recipe, load_recipe
 
     load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
-    summary = _in_process(lambda: _flow("build")(recipe=recipe, store=store, set=set_))
+    summary = _in_process("build", recipe=recipe, store=store, set=set_)
     state = "new version" if summary.new else "unchanged, still"
     values = {**dataclasses.asdict(summary), "kept": summary.accepted}  # also under the name that programs know
     _tell(as_json, values, f"{state} {summary.version} ({summary.snapshot})", summary.rows())
@@ -163,7 +160,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on a version and register it, in this process."""
-    result = _in_process(lambda: _flow("train")(store=reference, config=config, set=set_))
+    result = _in_process("train", store=reference, config=config, set=set_)
     values = dataclasses.asdict(result)
     rows = [
         (name.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value))
@@ -218,16 +215,8 @@ def _tell(as_json: bool, values: dict[str, Any], title: str, rows: Sequence[tupl
     Console().print(table)
 
 
-def _flow(name: str) -> Callable[..., Any]:
-    if name == "build":
-        from flows.build import build as flow
-    else:
-        from flows.train import train as flow  # type: ignore[assignment]
-    return flow
-
-
-def _in_process(call: Callable[[], Result]) -> Result:
-    """Run a flow here, with Prefect's own log kept off the screen and its server started if none is named.
+def _in_process(flow: str, **parameters: Any) -> Any:
+    """Run the flow of that name here: Prefect's own log kept off the screen, its server started if none is named.
 
     Prefect logs every exception with a traceback before it raises it; ours are told once, by ``main``.
     """
@@ -237,7 +226,7 @@ def _in_process(call: Callable[[], Result]) -> Result:
     if sys.stderr.isatty() and not os.environ.get("PREFECT_API_URL"):
         errors.print("[dim]starting a Prefect server for this run, if none is configured (about ten seconds)[/]")
     try:
-        return call()
+        return getattr(importlib.import_module(f"flows.{flow}"), flow)(**parameters)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise

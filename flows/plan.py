@@ -29,16 +29,16 @@ class Plan:
 
     def rows(self) -> list[tuple[str, str]]:
         """For a table."""
-        cost = self.estimate
         return [
             *((name, f"{count:,}") for name, count in self.funnel.label_rows()),
             ("already on disk", f"{self.funnel.staged:,}"),
             ("shards", f"{self.shards:,}"),
-            *self._price(cost),
+            *self._price(),
             *((name, text) for name, text in self.about.items() if text),
         ]
 
-    def _price(self, cost: Price) -> list[tuple[str, str]]:
+    def _price(self) -> list[tuple[str, str]]:
+        cost = self.estimate
         if cost.seconds is None:
             return [("windows to read", f"{cost.requests:,}"), ("pixels", f"about {cost.bytes / 1e6:,.1f} MB")]
         dollars = "none" if cost.dollars is None else f"about ${cost.dollars:,.2f} beyond the free 200,000 a month"

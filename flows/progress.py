@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -26,23 +25,16 @@ class Stages:
     def __init__(self) -> None:
         self._bars: Progress | None = None
         if sys.stderr.isatty():
-            self._bars = Progress(
-                TextColumn("{task.description:<10}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            done = TextColumn("{task.description:<10}"), BarColumn(), MofNCompleteColumn()
+            times = TimeElapsedColumn(), TimeRemainingColumn()
+            self._bars = Progress(*done, *times, console=Console(stderr=True))
 
     def __enter__(self) -> Self:
         if self._bars:
             self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bars:
             self._bars.stop()
 

@@ -30,8 +30,8 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
     configuration = load_config(config, set or [])
     uri, version = parse_reference(store)
     pinned = open_version(uri, version)
-    logger.info("training %s on %s@%s", config, uri, pinned.version)
-    folder = WorkDir.of(uri).root
+    dataset, folder = f"{uri}@{pinned.version}", WorkDir.of(uri).root
+    logger.info("training %s on %s", config, dataset)
     with Stages() as stages, stages.stage("epochs", configuration.stop.max_epochs) as stage:
 
         def after_epoch(report: EpochReport) -> None:
@@ -39,21 +39,15 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
             stage.advance()
 
         fit_task = task(name="fit", cache_policy=NO_CACHE)(fit)
-        result = fit_task(
-            f"{uri}@{pinned.version}", configuration, config_name=config, out=folder, progress=after_epoch
-        )
-    predictions_picture(f"{uri}@{pinned.version}", result.checkpoint, folder / "predictions.png")
-    create_markdown_artifact(
-        key="train-summary",
-        markdown="\n".join(
-            [
-                f"# {result.model_name} version {result.model_version}" + (" is champion" if result.champion else ""),
-                "",
-                f"- dataset `{uri}@{pinned.version}`, snapshot `{pinned.snapshot}`",
-                f"- test Dice {result.dice:.3f}, Jaccard {result.jaccard:.3f} ({result.champion_reason})",
-                f"- {result.epochs} epochs, {result.images_per_second:.0f} images/s, {result.seconds:.0f} s",
-                f"- pictures of test samples: `{folder / 'predictions.png'}`",
-            ]
-        ),
-    )
+        result = fit_task(dataset, configuration, config_name=config, out=folder, progress=after_epoch)
+    predictions_picture(dataset, result.checkpoint, folder / "predictions.png")
+    lines = [
+        f"# {result.model_name} version {result.model_version}" + (" is champion" if result.champion else ""),
+        "",
+        f"- dataset `{dataset}`, snapshot `{pinned.snapshot}`",
+        f"- test Dice {result.dice:.3f}, Jaccard {result.jaccard:.3f} ({result.champion_reason})",
+        f"- {result.epochs} epochs, {result.images_per_second:.0f} images/s, {result.seconds:.0f} s",
+        f"- pictures of test samples: `{folder / 'predictions.png'}`",
+    ]
+    create_markdown_artifact(key="train-summary", markdown="\n".join(lines))
     return result

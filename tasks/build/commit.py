@@ -11,12 +11,10 @@ from typing import Any
 from tasks.build.job import Job
 from tasks.build.stages import pixels_of
 from tasks.build.tools import tools_of
-from tasks.errors import StoreError
 from tasks.labels.footprints import LabelReport
 from tasks.samples.window import Candidates
 from tasks.state.transitions import State
 from tasks.versions.plan import VersionPlan
-from tasks.versions.read import VersionInfo
 from tasks.versions.schema import SPLITS
 from tasks.versions.write import Written
 from tasks.views.funnel import Funnel
@@ -69,10 +67,9 @@ def commit(
     tools = tools_of(job)
     with tools.ledger() as ledger:
         counts = Funnel.of(ledger, job.recipe)
-        if plan.unchanged:
-            info = _previous(job, plan)
-        else:
-            info = tools.draft(plan).commit(written, attributes(job, report, plan, counts, ledger.notes()))
+        info = plan.previous
+        if info is None or not plan.unchanged:
+            info = tools.draft(plan).commit(written, attributes(job, report, counts, ledger.notes()))
         ledger.assign_splits(plan.assigned, plan.units)
         ledger.set_run_state(replace(ledger.run_state(), labels_key=""))
         rejected = ledger.reasons(State.REJECTED)
@@ -103,10 +100,8 @@ def draw_preview(job: Job, plan: VersionPlan, count: int = 8) -> None:
     draw_samples(job.work.preview, [(one.image, one.mask) for one in drawn], plan.layout.bands, colors)
 
 
-def attributes(
-    job: Job, report: LabelReport, plan: VersionPlan, counts: Funnel, notes: dict[str, int]
-) -> dict[str, Any]:
-    """What a version says of itself."""
+def attributes(job: Job, report: LabelReport, counts: Funnel, notes: dict[str, int]) -> dict[str, Any]:
+    """What a version says of itself, less what only its writer knows."""
     recipe = job.recipe
     return {
         "dataset": recipe.name,
@@ -125,13 +120,6 @@ def attributes(
         "clouds": recipe.clouds.model_dump(),
         "value_rules": notes,
         "terms_accepted": tools_of(job).source.terms(),
-        "content_hash": plan.content,
         "software_version": f"tilewright {package_version('tilewright')}",
         "written_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _previous(job: Job, plan: VersionPlan) -> VersionInfo:
-    if plan.previous is None:
-        raise StoreError(f"{job.store}: no version was written")
-    return plan.previous

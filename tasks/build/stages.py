@@ -184,11 +184,10 @@ def pixels_of(job: Job, tools: Tools, ledger: Ledger, sample: Sample) -> Pixels:
         mask[staged.hidden] = ignore  # where there is no image there is nothing to learn from
     if side is None or image.shape[1:] == (side, side):
         return Pixels(image, mask, staged.cloud_mask)
-    cloud_mask = staged.cloud_mask
     return Pixels(
         (resize_rgb if staged.encoded else resize_image)(image, side),  # each as versions before had it
         resize_mask(mask, side),
-        None if cloud_mask is None else resize_mask(cloud_mask.view("uint8"), side).astype(bool),
+        None if staged.cloud_mask is None else resize_mask(staged.cloud_mask.view("uint8"), side).astype(bool),
     )
 
 

@@ -6,9 +6,9 @@ killed anywhere and continued from what the ledger says.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from tasks.state.transitions import Image, State
 
@@ -77,14 +77,8 @@ class RunState:
     labels_since: float = 0.0  # Unix seconds
 
 
-class Ledger(Protocol):
+class Ledger(AbstractContextManager["Ledger", None], Protocol):
     """An open ledger: a context manager, one for each thread. All of its methods raise StoreError and DiskError."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
     def set_candidates(self, names: Iterable[str]) -> None:
         """Make exactly these the candidates. What is known of others stays, out of sight."""

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tasks.errors import DiskError, StoreError
@@ -57,9 +56,7 @@ class SqliteLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._db.close()
 
     # ---- what runs write -----------------------------------------------------------------------
@@ -165,7 +162,6 @@ class SqliteLedger:
         ]
 
     def splits(self) -> dict[str, tuple[str, str]]:
-        """Unit and split of every sample that ever got a split, candidate or not; the unit is "" in old ledgers."""
         rows = self._rows("SELECT name, unit, split FROM sample WHERE split IS NOT NULL")
         return {name: (unit, split) for name, unit, split in rows}
 

@@ -5,7 +5,6 @@ staged image, and is staged again at once when labels let it pass later; one tha
 for again because a footprint moved.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -86,27 +85,17 @@ class Event(StrEnum):
 
 def after(standing: Standing, event: Event, reason: str = "", image: Image = Image.UNKNOWN) -> Standing:
     """How a sample stands after ``event``. ``reason`` and ``image`` say what the labels, or the source, said."""
-    return _EFFECTS[event](standing, reason, image)
-
-
-def _forget_image(standing: Standing, _reason: str, _image: Image) -> Standing:
-    return replace(standing, image=Image.UNKNOWN, image_reason="")
-
-
-def _retry(standing: Standing, reason: str, image: Image) -> Standing:
-    return _forget_image(standing, reason, image) if standing.image is Image.FAILED else standing
-
-
-_EFFECTS: dict[Event, Callable[[Standing, str, Image], Standing]] = {
-    Event.LABELS_ACCEPT: lambda standing, _reason, _image: replace(standing, labels=Labels.PASSED, labels_reason=""),
-    Event.LABELS_REJECT: lambda standing, reason, _image: replace(
-        standing, labels=Labels.REJECTED, labels_reason=reason
-    ),
-    Event.IMAGE_ANSWERED: lambda standing, reason, image: replace(standing, image=image, image_reason=reason),
-    Event.IMAGE_LOST: _forget_image,
-    Event.IMAGERY_CHANGED: _forget_image,
-    Event.RETRY: _retry,
-}
+    match event:
+        case Event.LABELS_ACCEPT:
+            return replace(standing, labels=Labels.PASSED, labels_reason="")
+        case Event.LABELS_REJECT:
+            return replace(standing, labels=Labels.REJECTED, labels_reason=reason)
+        case Event.IMAGE_ANSWERED:
+            return replace(standing, image=image, image_reason=reason)
+        case Event.RETRY if standing.image is not Image.FAILED:
+            return standing
+        case Event.IMAGE_LOST | Event.IMAGERY_CHANGED | Event.RETRY:
+            return replace(standing, image=Image.UNKNOWN, image_reason="")
 
 
 def from_state(state: str, reason: str, has_image: bool) -> Standing:

@@ -7,7 +7,8 @@ has no hashes; schema 1 holds tiles only, without ``group``, ``crs``, ``transfor
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,9 @@ CHUNK_BYTES = 16 << 20  # of images; large samples get fewer of them in a chunk
 SAMPLES_PER_SMALL_CHUNK = 4096  # of what is known of a sample besides its pixels
 NOT_KNOWN = int(np.iinfo(np.int64).min)  # of a time; xarray shows it as NaT
 
-_SIZES = {"coefficient": 6, "edge": 4, "index": 3, "byte": 32}  # of dimensions that are the same in every version
+# Of the dimensions that are the same in every version what their places are called, and how many there are.
+_PLACES = {"coefficient": list("abcdef"), "edge": ["west", "south", "east", "north"], "index": ["z", "x", "y"]}
+_SIZES = {"byte": 32} | {dimension: len(places) for dimension, places in _PLACES.items()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,13 @@ class Layout:
         return (_SIZES | mine)[dimension]
 
 
-When = Literal["always", "clouds are masked", "there is a class building", "every sample is a tile"]
+class When(StrEnum):
+    """When a version has an array."""
+
+    ALWAYS = ""
+    CLOUDS = "clouds are masked"
+    BUILDING = "there is a class building"
+    TILES = "every sample is a tile"
 
 
 @dataclass(frozen=True)
@@ -71,13 +80,18 @@ class ArraySpec:
     """One array of a split."""
 
     name: str
-    dimensions: tuple[str, ...]
+    beside: str  # its dimensions after ``sample``
     dtype: str  # "image": the layout's
     meaning: str  # its long_name
     column: str = ""  # of tasks.versions.plan.Row, which it holds or is worked out from; "": known once pixels are read
-    when: When = "always"  # it is there
+    when: When = When.ALWAYS  # it is there
     attributes: Mapping[str, Any] = field(default_factory=dict)
     formerly: str = ""  # its name in schema 2
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """The names of its dimensions."""
+        return "sample", *self.beside.split()
 
     @property
     def is_pixels(self) -> bool:
@@ -86,12 +100,8 @@ class ArraySpec:
 
     def is_there(self, layout: Layout, tiles: bool) -> bool:
         """Whether a version of this layout has it. ``tiles``: whether every sample is a tile."""
-        return {
-            "always": True,
-            "clouds are masked": layout.cloud_mask,
-            "there is a class building": layout.building,
-            "every sample is a tile": tiles,
-        }[self.when]
+        sometimes = {When.CLOUDS: layout.cloud_mask, When.BUILDING: layout.building, When.TILES: tiles}
+        return sometimes.get(self.when, True)
 
     def shape(self, samples: int, layout: Layout) -> tuple[int, ...]:
         """Of the array in a split of so many samples."""
@@ -104,112 +114,49 @@ class ArraySpec:
 
     def described(self, layout: Layout) -> dict[str, Any]:
         """The array's attributes."""
-        named = {"band": {"bands": list(layout.bands)}, "class": {"class": list(layout.classes)}}
-        own = [named[dimension] for dimension in self.dimensions if dimension in named]
-        return {
-            "long_name": self.meaning,
-            **self.attributes,
-            **{key: value for one in own for key, value in one.items()},
-        }
+        places = {**_PLACES, "class": list(layout.classes)}
+        found = {"long_name": self.meaning, **self.attributes}
+        found |= {dimension: places[dimension] for dimension in self.dimensions if dimension in places}
+        if self.is_pixels:
+            found["coordinates"] = "sample_id"  # as CF and xarray have it
+        return found | ({"bands": list(layout.bands)} if "band" in self.dimensions else {})
 
 
-_PIXELS: dict[str, Any] = {"coordinates": "sample_id"}  # as CF and xarray have it
 _TIME: dict[str, Any] = {
     "units": "seconds since 1970-01-01",
     "calendar": "proleptic_gregorian",
     "_FillValue": NOT_KNOWN,  # left out where every time is known, so that xarray loses no precision
 }
+_AFFINE = "a to f of rasterio.Affine; NaN where there is none"
+_CONVENTION = {"convention": "rasterio.Affine: x = a column + b row + c, y = d column + ..."}
+_DEGREES = {"units": "degrees", "crs": "EPSG:4326"}
+_FRACTION = "of all pixels, by the labels alone, before resizing"
+_BOTH = 'SHA-256 over "I M", the SHA-256 of the staged image and of the label mask that these are made from'
 
 ARRAYS = (
+    ArraySpec("image", "band y x", "image", "the image; row 0 is the northern edge"),
+    ArraySpec("mask", "y x", "uint8", "class values of the recipe, and its ignore_index"),
+    ArraySpec("cloud_mask", "y x", "uint8", "1 where clouds hide the ground", when=When.CLOUDS, formerly="unusable"),
+    ArraySpec("sample_id", "", "string", "name: z/x/y, or scene/row-column@item", "sample.name"),
+    ArraySpec("group", "", "string", "what the split kept together with it", "unit"),
+    ArraySpec("crs", "", "string", '"EPSG:3857", ...; empty where there is none', "georeference"),
+    ArraySpec("transform", "coefficient", "float64", _AFFINE, "georeference", attributes=_CONVENTION),
+    ArraySpec("bounds", "edge", "float64", "west, south, east, north in degrees", "georeference", attributes=_DEGREES),
+    ArraySpec("tile", "index", "int32", "z, x, y on the slippy map", "georeference", When.TILES),
+    ArraySpec("class_fraction", "class", "float32", _FRACTION, "sample.class_fractions", formerly="class_share"),
+    ArraySpec("building_fraction", "", "float32", "the same of buildings", "sample.building_fraction", When.BUILDING),
+    ArraySpec("nodata_fraction", "", "float32", "of the image's pixels", "sample.nodata_fraction"),
     ArraySpec(
-        "image", ("sample", "band", "y", "x"), "image", "the image; row 0 is the northern edge", attributes=_PIXELS
+        "cloud_fraction", "", "float32", "of the image's pixels; NaN where nobody knows", "sample.cloud_fraction"
     ),
+    ArraySpec("fetched_at", "", "int64", "when the image was fetched", "sample.fetched_at", attributes=_TIME),
     ArraySpec(
-        "mask", ("sample", "y", "x"), "uint8", "class values of the recipe, and its ignore_index", attributes=_PIXELS
+        "acquired_at", "", "int64", "when it was taken; NaT where nobody knows", "sample.acquired_at", attributes=_TIME
     ),
-    ArraySpec(
-        "cloud_mask",
-        ("sample", "y", "x"),
-        "uint8",
-        "1 where clouds hide the ground",
-        when="clouds are masked",
-        attributes=_PIXELS,
-        formerly="unusable",
-    ),
-    ArraySpec("sample_id", ("sample",), "string", "name: z/x/y, or scene/row-column@item", "sample.name"),
-    ArraySpec("group", ("sample",), "string", "what the split kept together with it", "unit"),
-    ArraySpec("crs", ("sample",), "string", '"EPSG:3857", ...; empty where there is none', "georeference"),
-    ArraySpec(
-        "transform",
-        ("sample", "coefficient"),
-        "float64",
-        "a to f of rasterio.Affine; NaN where there is none",
-        "georeference",
-        attributes={
-            "coefficient": list("abcdef"),
-            "convention": "rasterio.Affine: x = a column + b row + c, y = d column + ...",
-        },
-    ),
-    ArraySpec(
-        "bounds",
-        ("sample", "edge"),
-        "float64",
-        "west, south, east, north in degrees",
-        "georeference",
-        attributes={"edge": ["west", "south", "east", "north"], "units": "degrees", "crs": "EPSG:4326"},
-    ),
-    ArraySpec(
-        "tile",
-        ("sample", "index"),
-        "int32",
-        "z, x, y on the slippy map",
-        "georeference",
-        when="every sample is a tile",
-        attributes={"index": ["z", "x", "y"]},
-    ),
-    ArraySpec(
-        "class_fraction",
-        ("sample", "class"),
-        "float32",
-        "of all pixels, by the labels alone, before resizing",
-        "sample.class_fractions",
-        formerly="class_share",
-    ),
-    ArraySpec(
-        "building_fraction",
-        ("sample",),
-        "float32",
-        "the same of buildings",
-        "sample.building_fraction",
-        when="there is a class building",
-    ),
-    ArraySpec("nodata_fraction", ("sample",), "float32", "of the image's pixels", "sample.nodata_fraction"),
-    ArraySpec(
-        "cloud_fraction",
-        ("sample",),
-        "float32",
-        "of the image's pixels; NaN where nobody knows",
-        "sample.cloud_fraction",
-    ),
-    ArraySpec("fetched_at", ("sample",), "int64", "when the image was fetched", "sample.fetched_at", attributes=_TIME),
-    ArraySpec(
-        "acquired_at",
-        ("sample",),
-        "int64",
-        "when it was taken; NaT where nobody knows",
-        "sample.acquired_at",
-        attributes=_TIME,
-    ),
-    ArraySpec("origin", ("sample",), "string", "item or scene that the image is from", "sample.origin"),
-    ArraySpec("image_sha256", ("sample", "byte"), "uint8", "SHA-256 of the stored image's bytes in C order"),
-    ArraySpec("mask_sha256", ("sample", "byte"), "uint8", "SHA-256 of the stored mask's bytes in C order"),
-    ArraySpec(
-        "source_sha256",
-        ("sample", "byte"),
-        "uint8",
-        'SHA-256 over "I M", the SHA-256 of the staged image and of the label mask that these are made from',
-        "sample",
-    ),
+    ArraySpec("origin", "", "string", "item or scene that the image is from", "sample.origin"),
+    ArraySpec("image_sha256", "byte", "uint8", "SHA-256 of the stored image's bytes in C order"),
+    ArraySpec("mask_sha256", "byte", "uint8", "SHA-256 of the stored mask's bytes in C order"),
+    ArraySpec("source_sha256", "byte", "uint8", _BOTH, "sample"),
 )
 
 FORMER_NAMES = {spec.name: spec.formerly for spec in ARRAYS if spec.formerly}
@@ -220,6 +167,5 @@ def table() -> str:
     lines = ["| array | dimensions | dtype | meaning | there when |", "|---|---|---|---|---|"]
     for spec in ARRAYS:
         dtype = "uint8, uint16, int16, float32" if spec.dtype == "image" else spec.dtype
-        when = "" if spec.when == "always" else spec.when
-        lines.append(f"| `{spec.name}` | {', '.join(spec.dimensions)} | {dtype} | {spec.meaning} | {when} |")
+        lines.append(f"| `{spec.name}` | {', '.join(spec.dimensions)} | {dtype} | {spec.meaning} | {spec.when} |")
     return "\n".join(lines)

@@ -68,18 +68,13 @@ def _with_newcomers(
     order: Sequence[str], sizes: Sequence[int], known: Mapping[str, str], splits: Splits
 ) -> dict[str, str]:
     shares = dict(zip(SPLITS, splits.shares, strict=True))
-    result = {name: known[name] for name in order if name in known}
+    result: dict[str, str] = {}
     counts: Counter[str] = Counter()
-    for name, size in zip(order, sizes, strict=True):
-        if name in known:
-            counts[known[name]] += size
-    for name, size in zip(order, sizes, strict=True):
-        if name in known:
-            continue
+    for name, size in sorted(zip(order, sizes, strict=True), key=lambda unit: unit[0] not in known):  # the known first
         total = counts.total() + size
-        chosen = max(SPLITS, key=lambda split: shares[split] * total - counts[split])
-        result[name] = chosen
-        counts[chosen] += size
+        missing = {split: shares[split] * total - counts[split] for split in SPLITS}
+        result[name] = known.get(name) or max(missing, key=missing.__getitem__)
+        counts[result[name]] += size
     return result
 
 

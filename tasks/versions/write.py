@@ -119,21 +119,16 @@ def heal_tags(repository: icechunk.Repository) -> None:
             # Somebody deleted it. Icechunk never makes such a tag again, and the next version gets a higher number.
 
 
+@dataclass(frozen=True, eq=False)
 class Draft:
     """One version in the making. ``write`` may be called from several threads, for different blocks."""
 
-    def __init__(
-        self,
-        uri: str,
-        plan: VersionPlan,
-        repository: icechunk.Repository,
-        session: icechunk.Session,
-        groups: Mapping[str, zarr.Group],
-        arrays: Mapping[str, Mapping[str, zarr.Array[Any]]],
-    ) -> None:
-        """See :meth:`begin`. arrays: by split and name, those that are still to be filled."""
-        self.uri, self.plan = uri, plan
-        self._repository, self._session, self._groups, self._arrays = repository, session, groups, arrays
+    uri: str
+    plan: VersionPlan
+    repository: icechunk.Repository
+    session: icechunk.Session
+    groups: Mapping[str, zarr.Group]  # by split, and "" for the root
+    arrays: Mapping[str, Mapping[str, zarr.Array[Any]]]  # by split and name, those that are still to be filled
 
     @classmethod
     def begin(cls, uri: str, plan: VersionPlan) -> Self:
@@ -148,7 +143,9 @@ class Draft:
                 raise StoreError(_OVERTAKEN.format(uri=uri))
             root = zarr.create_group(session.store, overwrite=True)
             groups = {split: root.create_group(split) for split in SPLITS}
-            tiles = _are_tiles(plan)
+            side = plan.layout.width, plan.layout.height
+            places = [row.georeference for rows in plan.rows.values() for row in rows]
+            tiles = bool(places) and all(lies is not None and tile_at(lies, *side) is not None for lies in places)
             arrays = {
                 split: _create_arrays(group, plan.rows[split], plan.layout, tiles) for split, group in groups.items()
             }
@@ -189,7 +186,7 @@ class Draft:
         async def set_all() -> list[BaseException | None]:
             return await asyncio.gather(
                 *(
-                    self._arrays[split][name].async_array.setitem(slice(start + at, start + at + len(part)), part)
+                    self.arrays[split][name].async_array.setitem(slice(start + at, start + at + len(part)), part)
                     for name, values in found.items()
                     for at in range(0, len(values), chunk)
                     for part in (values[at : at + chunk],)
@@ -212,12 +209,7 @@ class Draft:
         counts = {split: len(plan.rows[split]) for split in SPLITS}
         mean, std = _mean_std([moments for one in blocks for moments in one.moments], len(plan.layout.bands))
         read_by_all = {"bands": list(plan.layout.bands), "mean": mean, "std": std}
-        own = {
-            "version": plan.version,
-            "schema_version": SCHEMA_VERSION,
-            "content_hash": plan.content,
-            "splits": counts,
-        }
+        told = {"version": plan.version, "content_hash": plan.content}
         with store_errors(self.uri):
             for split, count in counts.items():
                 mine = [one for one in blocks if one.split == split]
@@ -225,18 +217,18 @@ class Draft:
                     raise StoreError(f"{self.uri}: {split} was not written whole; run the same command again")
                 for name in ("image_sha256", "mask_sha256"):
                     joined = b"".join(getattr(one, name) for one in mine)
-                    self._arrays[split][name][...] = np.frombuffer(joined, dtype=np.uint8).reshape(count, 32)
+                    self.arrays[split][name][...] = np.frombuffer(joined, dtype=np.uint8).reshape(count, 32)
                 # Also here, where who opens a split in xarray finds them.
-                self._groups[split].update_attributes({"classes": attributes["classes"], **read_by_all})
-            self._groups[""].update_attributes({**attributes, **own, **read_by_all})
-            metadata = {key: attributes[key] for key in ("recipe_hash", "software_version")}
-            metadata |= {"version": plan.version, "content_hash": plan.content}
+                self.groups[split].update_attributes({"classes": attributes["classes"], **read_by_all})
+            own = {**told, "schema_version": SCHEMA_VERSION, "splits": counts}
+            self.groups[""].update_attributes({**attributes, **own, **read_by_all})
+            metadata = {key: attributes[key] for key in ("recipe_hash", "software_version")} | told | counts
             try:
-                snapshot = self._session.commit(f"{plan.version}: {len(plan)} samples", metadata={**metadata, **counts})
+                snapshot = self.session.commit(f"{plan.version}: {len(plan)} samples", metadata=metadata)
             except icechunk.ConflictError:
                 raise StoreError(_OVERTAKEN.format(uri=self.uri)) from None
-            self._repository.create_tag(plan.version, snapshot)
-            return next(info for info in list_versions(self._repository) if info.version == plan.version)
+            self.repository.create_tag(plan.version, snapshot)
+            return next(info for info in list_versions(self.repository) if info.version == plan.version)
 
 
 _OVERTAKEN = "{uri}: another build committed to this store meanwhile; run the same command again"
@@ -340,10 +332,3 @@ def _source_sha256(sample: Sample) -> NDArray[np.uint8]:
     """Changes when the staged image or the label mask does, of which image and mask are made."""
     digest = hashlib.sha256(f"{sample.sha256} {sample.mask_sha256}".encode()).digest()
     return np.frombuffer(digest, dtype=np.uint8)
-
-
-def _are_tiles(plan: VersionPlan) -> bool:
-    """Whether every sample of a version is a tile of the slippy map."""
-    side = plan.layout.width, plan.layout.height
-    places = [row.georeference for rows in plan.rows.values() for row in rows]
-    return bool(places) and all(lies is not None and tile_at(lies, *side) is not None for lies in places)

@@ -152,9 +152,9 @@ def _chunks(uri: str, split: SplitArrays, names: Sequence[str]) -> Iterator[list
 def _georeferences(split: SplitArrays, width: int) -> list[Georeference | None]:
     if "crs" in split:
         crs, transforms = split.array("crs"), split.array("transform")
-        known = [bool(name) and np.isfinite(row).all() for name, row in zip(crs, transforms, strict=True)]
         return [
-            Georeference(str(crs[i]), tuple(transforms[i].tolist())) if known[i] else None for i in range(len(known))
+            Georeference(str(name), tuple(row.tolist())) if name and np.isfinite(row).all() else None
+            for name, row in zip(crs, transforms, strict=True)
         ]
     # Schema 1 holds tiles only, and does not say where they lie in metres.
     return [tile_georeference(Tile(*tile), width) for tile in split.array("tile").tolist()]
@@ -229,13 +229,12 @@ def _write_png(folder: Path, sample: _Sample, *, bands: Sequence[str], colors: _
 
 def _write_geotiff(folder: Path, sample: _Sample, *, bands: Sequence[str], colors: _Colors) -> int:
     """Write a sample's files; returns how many."""
-    where = _placement(sample)
     files = {
-        "images": _geotiff(sample.image, where, bands),
-        "masks": _geotiff(sample.mask[np.newaxis], where, ["class"], colors),
+        "images": _geotiff(sample, sample.image, bands),
+        "masks": _geotiff(sample, sample.mask[np.newaxis], ["class"], colors),
     }
     if sample.cloud_mask is not None:
-        files[CLOUDS] = _geotiff(sample.cloud_mask[np.newaxis], where, [CLOUDS])
+        files[CLOUDS] = _geotiff(sample, sample.cloud_mask[np.newaxis], [CLOUDS])
     for kind, data in files.items():
         _path(folder, kind, f"{sample.name}.tif").write_bytes(data)
     return len(files)
@@ -246,35 +245,30 @@ def _path(folder: Path, kind: str, name: str) -> Path:
     return folder / kind / name
 
 
-def _placement(sample: _Sample) -> dict[str, Any]:
-    """CRS and transform of a sample as rasterio takes them; empty when it has none."""
-    place = sample.georeference
-    if place is None:
-        return {}
-    try:
-        return {"crs": _crs(place.crs), "transform": Affine(*place.transform)}
-    except CRSError as error:
-        raise StoreError(f"{sample.name}: has the CRS {place.crs!r}, which PROJ does not know ({error})") from None
-
-
 @functools.lru_cache(maxsize=64)
 def _crs(text: str) -> CRS:
     return CRS.from_user_input(text)
 
 
-def _geotiff(
-    pixels: NDArray[Any], where: Mapping[str, Any], bands: Sequence[str], colors: _Colors | None = None
-) -> bytes:
-    """A GeoTIFF of pixels (band, y, x). Made in memory: a full disk is then told by the write, not lost in GDAL."""
-    count, height, width = pixels.shape
+def _geotiff(sample: _Sample, pixels: NDArray[Any], bands: Sequence[str], colors: _Colors | None = None) -> bytes:
+    """A GeoTIFF of pixels (band, y, x) where the sample lies, if it lies anywhere.
+
+    Made in memory: a full disk is then told by the write, not lost in GDAL.
+    """
+    (count, height, width), lies = pixels.shape, sample.georeference
     profile: dict[str, Any] = {"driver": "GTiff", "count": count, "height": height, "width": width}
-    profile |= {"dtype": pixels.dtype, "compress": "deflate", **where}
+    profile |= {"dtype": pixels.dtype, "compress": "deflate"}
+    if lies is not None:
+        try:
+            profile |= {"crs": _crs(lies.crs), "transform": Affine(*lies.transform)}
+        except CRSError as error:
+            raise StoreError(f"{sample.name}: has the CRS {lies.crs!r}, which PROJ does not know ({error})") from None
     if colors is not None:
         profile["nodata"] = colors.ignore_index
     elif pixels.dtype != np.uint8 or count != 3:
         profile["photometric"] = "minisblack"  # or GDAL takes the fourth of four bands for transparency
     with warnings.catch_warnings(), MemoryFile() as memory:
-        if not where:
+        if lies is None:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with memory.open(**profile) as file:
             if colors is not None:

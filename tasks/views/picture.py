@@ -8,12 +8,7 @@ from numpy.typing import NDArray
 
 STRETCH = (2.0, 98.0)  # percentiles that become black and white
 
-_COLOURS = (
-    ("red", "green", "blue"),
-    ("r", "g", "b"),
-    ("b04", "b03", "b02"),
-    ("b4", "b3", "b2"),
-)
+_COLOURS = (("red", "green", "blue"), ("r", "g", "b"), ("b04", "b03", "b02"), ("b4", "b3", "b2"))
 _QUAD_POL = ("hh", "hv", "vh", "vv")
 
 
