@@ -18,9 +18,9 @@ from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile
 from tasks.state.ledger import Sample
 from tasks.versions.plan import Row
-from tasks.versions.read import open_repository, open_version, versions
+from tasks.versions.read import open_repository, open_version, storage_of, versions
 from tasks.versions.schema import SPLITS, Layout
-from tasks.versions.write import Pixels, open_or_create
+from tasks.versions.write import Pixels, heal_tags, open_or_create
 from tests.support.versions import planned, write_plan
 
 FOLDER = Path(__file__).parents[2] / "data" / "icechunk"
@@ -139,3 +139,19 @@ def test_a_store_that_only_the_newer_reads_is_told_or_read(tmp_path: Path) -> No
     for read in (open_version, versions, open_or_create):
         with pytest.raises(StoreError, match="store: this repository uses Icechunk v2 format, please upgrade the ice"):
             read(str(store))
+
+
+@pytest.mark.skipif(not hasattr(icechunk, "SpecVersion"), reason="Icechunk 1 has no other format")
+def test_a_store_of_the_newer_format_is_gone_on_with_in_that(tmp_path: Path) -> None:
+    """Also where a tag was deleted by hand, which that format refuses in words of its own."""
+    store = tmp_path / "store"
+    icechunk.Repository.create(storage_of(str(store)), spec_version=2)
+    for number in (1, 2):
+        write_version(store, number)
+    open_repository(str(store)).delete_tag("v2")
+    heal_tags(open_repository(str(store)))
+    write_version(store, 3)
+    assert [info.version for info in versions(str(store))] == ["v1", "v3"]
+    for number in (1, 3):
+        assert_holds(store, number)
+    assert open_repository(str(store)).spec_version == 2
