@@ -7,6 +7,7 @@ The two verdicts on a sample are what is stored; its state follows from them. Th
 import functools
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,7 +44,7 @@ class SqliteLedger:
             self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             with self._guard():
-                self._db.execute("PRAGMA journal_mode=WAL")
+                _let_readers_in(self._db)
                 self._db.execute("PRAGMA synchronous=NORMAL")
                 if schema_of(self._db, path) < SCHEMA_VERSION:
                     with self._transaction() as db:
@@ -244,6 +245,19 @@ class SqliteLedger:
 def open_ledger(path: Path) -> Ledger:
     """Open or make the ledger at ``path``. Raises StoreError, DiskError."""
     return SqliteLedger(path)
+
+
+def _let_readers_in(db: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite does not wait while others do so at the same moment, so this does."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
 
 
 _Verdicts = tuple[str, str, str, str]  # a Standing as its four columns
