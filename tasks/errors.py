@@ -5,11 +5,16 @@ leaves with ``exit_code``; it shows no traceback. A message names the file, key,
 or tile, says what was expected, and says what to do next.
 """
 
+from tasks.secrets import redact
+
 
 class TilewrightError(Exception):
-    """Base of all expected errors."""
+    """Base of all expected errors. Its message holds no secret, whoever made it and wherever it goes."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redact(message))
 
 
 class RecipeError(TilewrightError):

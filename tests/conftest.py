@@ -36,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Several processes share the tests module by module; those with a Prefect server all go to the same one."""
     for item in items if config.pluginmanager.hasplugin("xdist") else ():

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # From the lowest floor up: a room imports from its own and from lower floors.
 FLOORS = (
-    "errors",
     "secrets",
+    "errors",
     "atomic",
     "geo",
     "recipe",

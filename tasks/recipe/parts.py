@@ -8,11 +8,13 @@ what the files and servers gave is hashed by itself. The string below a key is i
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic.fields import FieldInfo
 
 from tasks.recipe.yaml import StrictModel, refused
 
 MAX_ZOOM = 24
 MANNER: Final = "manner"
+SECRET: Final = "secret"  # marks keys whose values no store, log or message may hold; manner too
 SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -27,6 +29,11 @@ def _box(value: list[float]) -> list[float]:
         if -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90 and west != east:
             return value
     raise ValueError("expected [west, south, east, north] in degrees, south < north, west and east differing")
+
+
+def unless(default: Any) -> Any:
+    """Marks a key that came later than stores that are to be continued: at its default it stands in no hash or key."""
+    return Field(exclude_if=lambda value: value == default)
 
 
 class About(StrictModel):
@@ -57,6 +64,8 @@ class Area(StrictModel):
     """Path of a GeoJSON file with polygons in EPSG:4326."""
     sample: Annotated[int, Field(ge=1)] | None = None
     """Draw that many cells evenly over the area."""
+    among: Annotated[Literal["all", "buildings"], unless("all")] = "all"
+    """With sample: draw among all cells, or among those that a footprint touches."""
     seed: int = 0
     """Another seed draws another sample."""
 
@@ -65,6 +74,8 @@ class Area(StrictModel):
         given = [key for key in ("tiles", "bbox", "place", "geojson") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"needs exactly one of tiles, bbox, place, geojson (got {', '.join(given) or 'none'})")
+        if self.among != "all" and self.sample is None:
+            raise refused("among", "goes with area.sample, which says how many cells are drawn")
         return self
 
 
@@ -159,8 +170,9 @@ class ClassEntry(StrictModel):
 class Clouds(StrictModel):
     """Which pixels of an acquisition hide the ground, and what then."""
 
-    mask: Literal["auto", "provided", "cld", "scl", "none"] = "none"
-    """The layer that tells: the collection's own cloud mask, CLD, SCL, whichever there is, or none."""
+    mask: Literal["auto", "union", "provided", "cld", "scl", "none"] | list[Literal["provided", "cld", "scl"]] = "none"
+    """The layer that tells: the collection's own cloud mask, CLD or SCL; auto takes the first of them that there is,
+    union what any that there is marks, a list what any of these marks, which must all be there; none."""
     max_fraction: Fraction = 0.0
     """Share of an acquisition's pixels that may be hidden."""
     drop: list[Annotated[int, Field(ge=0, le=11)]] = [0, 1, 3, 8, 9, 10]  # noqa: RUF012
@@ -236,15 +248,31 @@ class Limits(StrictModel):
     """Candidates of any kind."""
     max_failed_fraction: Annotated[Fraction, MANNER] = 0.005
     """Share of the images asked for that may fail."""
+    max_answer_mb: Annotated[float, Field(gt=0, le=4096), MANNER] = 256.0
+    """Megabytes of one answer of an API, as sent and unpacked."""
+    max_download_gb: Annotated[float, Field(gt=0), MANNER] = 40.0
+    """Gigabytes of one file that is downloaded."""
+    patience: Annotated[float, Field(gt=0), MANNER] = 1800.0
+    """Seconds in all that a run waits because a server asks it to wait."""
+    private_hosts: Annotated[list[Name], MANNER] = Field(default_factory=list)
+    """Hosts in private networks to which links and redirects of other servers may lead."""
 
 
 def content_of(value: Any) -> Any:
     """A model or value as JSON takes it, of models and the models in them the content keys alone."""
     if isinstance(value, BaseModel):
-        fields = type(value).model_fields.items()
-        return {name: content_of(getattr(value, name)) for name, field in fields if MANNER not in field.metadata}
+        told = {
+            name: getattr(value, name) for name, field in type(value).model_fields.items() if _tells(field, value, name)
+        }
+        return {name: content_of(inner) for name, inner in told.items()}
     if isinstance(value, dict):
         return {key: content_of(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [content_of(inner) for inner in value]
     return value
+
+
+def _tells(field: FieldInfo, model: BaseModel, name: str) -> bool:
+    """Whether a key stands in the content hash."""
+    left_out = field.exclude_if is not None and field.exclude_if(getattr(model, name))
+    return MANNER not in field.metadata and not left_out

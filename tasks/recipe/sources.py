@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tasks.recipe.parts import MANNER, Cells, Fraction, Name, PatchGrid
+from tasks.recipe.parts import MANNER, SECRET, Cells, Fraction, Name, PatchGrid, unless
 from tasks.recipe.yaml import StrictModel
 
 Rate = Annotated[float, Field(gt=0)]
@@ -88,8 +88,8 @@ class XyzImagery(SlippyImagery):
     source: Literal["xyz"]
     url: Annotated[str, AfterValidator(_template)]
     """Of a tile, with its placeholders. It names the map, so another URL is another dataset."""
-    headers: Annotated[dict[str, str], MANNER] = Field(default_factory=dict)
-    """Sent with every request; no store holds their values."""
+    headers: Annotated[dict[str, str], MANNER, SECRET] = Field(default_factory=dict)
+    """Sent with every request; {token} stands for the token here too. No store holds their values."""
     subdomains: Annotated[list[str], MANNER] = Field(default_factory=list)
     """What {s} stands for, in turn."""
     token_env: Annotated[str | None, MANNER] = None
@@ -283,6 +283,8 @@ class RasterLabels(Labels):
     """Of the rasters; ``{scene}`` stands for the sample's or the scene's name."""
     missing: Literal["error", "skip"] = "error"
     """What to do about a scene without its labels: end the run, or leave the scene out."""
+    align: Annotated[Literal["exact", "nearest"], unless("exact")] = "exact"
+    """Of rasters that lie on another grid than the image: refuse them, or read them by nearest neighbour."""
     attribution: str = ""
     licence: str = ""
 

@@ -71,5 +71,5 @@ def test_a_refusal_fails_the_run_with_its_message(tmp_path: Path, prefect_server
     region = SmallRegion(side=8)
     recipe = region.write_recipe(tmp_path, "http://127.0.0.1:9")
     with pytest.raises(SourceError, match="cannot reach"):
-        build(recipe=str(recipe), store=str(tmp_path / "store"))
+        build(recipe=str(recipe), store=str(tmp_path / "store"), set=["imagery.attempts=1"])
     assert asyncio.run(_server_has("build"))[2].endswith("FAILED")

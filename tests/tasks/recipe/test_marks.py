@@ -18,7 +18,7 @@ KEYS = {
         "title description about limits",
     ),
     "About": ("", "licence size needs files homepage"),
-    "Area": ("bbox place sample seed", "tiles geojson"),
+    "Area": ("bbox place sample among seed", "tiles geojson"),
     "ClassEntry": ("name value color source_values source_colors", ""),
     "Clouds": ("mask max_fraction drop threshold dilate on_cloud", ""),
     "Dates": ("pick count", ""),
@@ -28,7 +28,7 @@ KEYS = {
         "source attribution licence layer",
         "attempts timeout connections requests_per_second",
     ),
-    "Limits": ("", "max_tiles max_failed_fraction"),
+    "Limits": ("", "max_tiles max_failed_fraction max_answer_mb max_download_gb patience private_hosts"),
     "MapboxImagery": (
         "source attribution licence tileset format",
         "attempts timeout connections requests_per_second accept_terms",
@@ -42,7 +42,7 @@ KEYS = {
     "PbfLabels": ("source attribution licence", "path url checksum"),
     "PolygonCells": ("kind size resolution", "path"),
     "ProvidedLabels": ("source attribution licence min_consensus missing", ""),
-    "RasterLabels": ("source attribution licence missing", "path"),
+    "RasterLabels": ("source attribution licence missing align", "path"),
     "ScenesImagery": (
         "source attribution licence bands dates file_bands group nodata windows",
         "attempts timeout connections images",
