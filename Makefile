@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-newest schema demo bench clean
+.PHONY: help venv lint test test-newest fuzz schema demo bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -47,6 +47,10 @@ test: $(STAMP)  ## all tests, or those that TESTS names
 test-newest:  ## a part of them with the libraries that need a later Python: make test-newest PYTHON=python3.13
 	@$(MAKE) --no-print-directory test VENV=.venv-3.13 \
 		TESTS='tests/tasks tests/training tests/flows/test_continued.py tests/flows/test_same_as_before.py'
+
+fuzz: $(STAMP)  ## odd input of every kind, by chance: make fuzz CASES=100000 SEED=7 KINDS="recipe raster", or CASE=recipe:7:42
+	nice $(BIN)/python -m tests.fuzz --cases $(or $(CASES),100000) --seed $(or $(SEED),1) \
+		$(if $(KINDS),--kinds $(KINDS)) $(if $(CASE),--again $(CASE))
 
 schema: $(STAMP)  ## write datasets/recipe.schema.json, by which editors check recipes, from the model
 	$(BIN)/python -m tasks.recipe.schema

@@ -4,19 +4,28 @@ The stages and their order are those of :mod:`tasks.build.line`; here they becom
 from the ledger, not from Prefect's states, so a killed run goes on where it stopped.
 """
 
+from typing import Annotated
+
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
+from flows.ending import foreseen
 from flows.jobs import job_of
 from flows.progress import Stages
 from flows.runner import WORKERS, PrefectRunner
 from tasks.build import line
 from tasks.build.commit import BuildSummary
+from tasks.recipe.tokens import typed_pattern
+
+# Prefect keeps parameters before the recipe is read: its server refuses those that hold a token.
+Setting = Annotated[str, Field(json_schema_extra={"not": {"pattern": typed_pattern()}})]
 
 
 @flow(name="build", task_runner=ThreadPoolTaskRunner(max_workers=WORKERS))  # type: ignore[arg-type]
-def build(recipe: str, store: str | None = None, set: list[str] | None = None) -> BuildSummary:
+@foreseen()
+def build(recipe: str, store: str | None = None, set: list[Setting] | None = None) -> BuildSummary:
     """Build the next version of a dataset.
 
     recipe: a recipe file, or a name in ``datasets/``. store: a local path or ``s3://bucket/prefix``,

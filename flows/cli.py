@@ -13,9 +13,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from flows.ending import Signals, told
 from tasks.errors import DeploymentError, TilewrightError
-from tasks.secrets import redact
+from tasks.secrets import guard_logs, redact, remember_environment
 
 app = typer.Typer(
     help="Versioned segmentation datasets from a place, imagery and labels; and models trained on them.",
@@ -25,6 +27,8 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, highlight=False)
 
+_INTERRUPTED = 130  # what typer returns for a KeyboardInterrupt
+
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout.")]
 StoreOption = Annotated[str | None, typer.Option("--store", metavar="URI", help="Default: stores/<recipe name>.")]
@@ -32,27 +36,29 @@ StoreOption = Annotated[str | None, typer.Option("--store", metavar="URI", help=
 
 def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
-    try:
-        app(standalone_mode=False)
-    except TilewrightError as error:
-        _fail(str(error), error.exit_code)
-    except typer.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again, a build goes on where it stopped", 130)
-    except typer.Exit as leave:
-        sys.exit(leave.exit_code)
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
-        if code is None or not hasattr(error, "format_message"):
-            raise
-        _fail(error.format_message(), code)
-    sys.exit(0)
+    guard_logs()
+    remember_environment()
+    with Signals("nothing is lost, run the same command again to go on") as signals:
+        try:
+            left = app(standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            signals.leave()
+        except TilewrightError as error:
+            _fail(str(error), error.exit_code)
+        except MemoryError:
+            _fail("the memory is full; take a smaller area or smaller windows, or a machine with more memory", 1)
+        except Exception as error:  # noqa: BLE001 - the last handler
+            if hasattr(error, "format_message"):  # of the command line itself, in whichever of typer's classes
+                _fail(error.format_message(), getattr(error, "exit_code", 2))
+            failure = told(error)
+            _fail(str(failure), failure.exit_code)
+        if left == _INTERRUPTED:
+            signals.leave()
+    sys.exit(left if isinstance(left, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    text = redact(message).replace("[", r"\[")
-    errors.print(f"[bold red]error:[/] {text}", soft_wrap=True)
+    errors.print(Text.assemble(("error:", "bold red"), " ", redact(message)), soft_wrap=True)
     sys.exit(code)
 
 
@@ -64,9 +70,9 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Build the next version of a dataset, in this process."""
-    from tasks.recipe.load import find_recipe, load_recipe
+    from flows.jobs import job_of
 
-    load_recipe(find_recipe(recipe), set_ or [])  # a bad recipe is told before Prefect starts
+    job_of(recipe, store, set_ or [])  # a bad recipe or store is told before Prefect starts and keeps its parameters
     summary = _in_process("build", recipe=recipe, store=store, set=set_)
     state = "new version" if summary.new else "unchanged, still"
     values = {**dataclasses.asdict(summary), "kept": summary.accepted}  # also under the name that programs know
@@ -96,6 +102,9 @@ def versions(store: Annotated[str, typer.Argument(help="A store.")], as_json: Js
     if as_json:
         listed = [{**dataclasses.asdict(info), "written_at": info.written_at.isoformat()} for info in found]
         typer.echo(json.dumps({"store": store, "versions": listed}))
+        return
+    if not found:
+        typer.echo(f"{store}: no version yet; a build that ends makes the first")
         return
     table = Table("version", "snapshot", "written", "train", "validation", "test", "software")
     for info in found:
@@ -160,6 +169,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on a version and register it, in this process."""
+    from tasks.state.workdir import WorkDir
+    from tasks.versions.read import parse_reference
+
+    WorkDir.of(parse_reference(reference)[0])  # a bad store is told before Prefect starts and keeps its parameters
     result = _in_process("train", store=reference, config=config, set=set_)
     values = dataclasses.asdict(result)
     rows = [
@@ -183,10 +196,10 @@ def run(
 @app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to bind.")] = 8787,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to bind.")] = 8787,
     seed: Annotated[int, typer.Option(help="Another seed is another synthetic region.")] = 0,
     faults: Annotated[str | None, typer.Option(help="Inject a fault mix, for example 'peers'.")] = None,
-    latency: Annotated[float, typer.Option(help="Seconds each answer waits.")] = 0.0,
+    latency: Annotated[float, typer.Option(min=0, max=3600, help="Seconds each answer waits.")] = 0.0,
     files: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write made-up scenes and chips as published into DIR, and serve nothing."),
@@ -222,11 +235,13 @@ def _in_process(flow: str, **parameters: Any) -> Any:
     """
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     if sys.stderr.isatty() and not os.environ.get("PREFECT_API_URL"):
         errors.print("[dim]starting a Prefect server for this run, if none is configured (about ten seconds)[/]")
+    from flows.server import prefect_api
+
     try:
-        return getattr(importlib.import_module(f"flows.{flow}"), flow)(**parameters)
+        with prefect_api():
+            return getattr(importlib.import_module(f"flows.{flow}"), flow)(**parameters)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
             raise

@@ -6,6 +6,8 @@ from typing import Any
 
 from flows.jobs import job_of
 from tasks.build import line
+from tasks.build.commit import label_rows, listed
+from tasks.build.told import Contents
 from tasks.imagery.protocol import Price
 from tasks.views.funnel import Funnel
 
@@ -20,21 +22,29 @@ class Plan:
     funnel: Funnel
     estimate: Price
     about: dict[str, str]  # licence, size, needs and the like
+    labels: dict[str, Any]  # source, and how many footprints (or rasters) were read, kept and repaired
+    contents: Contents  # of the next version, if all imagery that passes comes
+    warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``."""
-        values = dataclasses.asdict(self)
+        values: dict[str, Any] = dataclasses.asdict(self)
         values["funnel"]["kept"] = self.funnel.staged  # what it was called first
-        return values
+        contents: dict[str, Any] = values.pop("contents")  # as those of a build's summary
+        return {**values, **contents}
 
     def rows(self) -> list[tuple[str, str]]:
         """For a table."""
         return [
+            *label_rows(self.labels),
             *((name, f"{count:,}") for name, count in self.funnel.label_rows()),
+            ("splits, if all imagery comes", listed(self.contents.splits)),
+            *self.contents.rows(),
             ("already on disk", f"{self.funnel.staged:,}"),
             ("shards", f"{self.shards:,}"),
             *self._price(),
             *((name, text) for name, text in self.about.items() if text),
+            *(("warning", text) for text in self.warnings),
         ]
 
     def _price(self) -> list[tuple[str, str]]:
@@ -58,4 +68,14 @@ def plan_build(recipe: str, store: str | None, overrides: list[str]) -> Plan:
     job = job_of(recipe, store, overrides)
     planned = line.plan(job)
     about = job.recipe.about.model_dump()
-    return Plan(job.recipe.title, job.store, planned.shards, planned.funnel, planned.price, about)
+    return Plan(
+        job.recipe.title,
+        job.store,
+        planned.shards,
+        planned.funnel,
+        planned.price,
+        about,
+        planned.labels,
+        planned.contents,
+        planned.warnings,
+    )

@@ -10,8 +10,14 @@ from tasks.errors import DeploymentError
 def run_deployment_by_name(name: str, *, watch: bool) -> None:
     """``prefect deployment run NAME [--watch]``, whose plug-in of ours resolves a bare name.
 
-    Raises DeploymentError when the run could not be started or did not complete.
+    Raises DeploymentError when no server is configured, or the run could not be started or did not complete.
     """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():  # Prefect would start a server of its own, where no worker is
+        raise DeploymentError(
+            f"{name}: no Prefect server is configured; start one (prefect server start) and name it in PREFECT_API_URL"
+        )
     command = [sys.executable, "-m", "prefect", "deployment", "run", name, *(["--watch"] if watch else [])]
     # Switched on here as well, so that the name resolves outside the checkout too.
     environment = {**os.environ, "PREFECT_PLUGINS_ENABLED": "true"}

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from flows.ending import foreseen
 from flows.progress import Stages
-from tasks.errors import TilewrightError
+from tasks.errors import TilewrightError, UnforeseenError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -27,7 +28,7 @@ class PrefectRunner:
     def once(self, stage: str, step: Callable[[], Result], retries: int = 0) -> Result:
         """The step as one task."""
         with self._stages.stage(stage, 1) as shown:
-            result: Result = _task(stage, retries)(lambda: step())()  # a partial has no name that Prefect could take
+            result: Result = _task(stage, retries)(foreseen()(lambda: step()))()  # a partial has no name
             shown.advance()
         return result
 
@@ -39,7 +40,10 @@ class PrefectRunner:
         def one(index: int) -> None:
             if not stopped.is_set():
                 try:
-                    results[index] = step(items[index])
+                    with foreseen():
+                        results[index] = step(items[index])
+                except UnforeseenError:  # which is tried again
+                    raise
                 except TilewrightError:
                     stopped.set()
                     raise
@@ -76,4 +80,5 @@ def _task(stage: str, retries: int, run_name: str | None = None) -> Any:
 
 def _unexpected(_task: Any, _run: Any, state: Any) -> bool:
     """Retry what nobody foresaw; our own errors come after retries of their own, or would only repeat."""
-    return not isinstance(state.result(raise_on_failure=False), TilewrightError)
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, UnforeseenError) or not isinstance(error, TilewrightError)

@@ -6,7 +6,9 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.ending import foreseen
 from flows.progress import Stages
+from tasks.secrets import remember_environment
 from tasks.state.workdir import WorkDir
 from tasks.versions.read import open_version, parse_reference
 
@@ -15,12 +17,14 @@ if TYPE_CHECKING:
 
 
 @flow(name="train")
+@foreseen()
 def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -> "TrainingResult":
     """Train a model on a version of a dataset and register it.
 
     store: ``URI`` or ``URI@VERSION`` (the newest by default; the run is pinned to what it is now).
     config: a name in ``training/configs`` or a file. set: ``key=value`` changes to it.
     """
+    remember_environment()
     from training.config import load_config
     from training.pictures import predictions_picture
     from training.train import EpochReport
@@ -38,7 +42,7 @@ def train(store: str, config: str = "unet-dice", set: list[str] | None = None) -
             logger.info("%s", report)
             stage.advance()
 
-        fit_task = task(name="fit", cache_policy=NO_CACHE)(fit)
+        fit_task = task(name="fit", cache_policy=NO_CACHE)(foreseen()(fit))
         result = fit_task(dataset, configuration, config_name=config, out=folder, progress=after_epoch)
     predictions_picture(dataset, result.checkpoint, folder / "predictions.png")
     lines = [

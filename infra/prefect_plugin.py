@@ -14,6 +14,7 @@ import httpx
 from prefect.plugins import register_hook
 
 from tasks.errors import DeploymentError
+from tasks.secrets import redact
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -54,7 +55,7 @@ async def _describe_missing(client: "PrefectClient", name: str) -> str:
         deployments += page
     if not deployments:
         return (
-            f"No deployment is called {name!r}: the server at {client.api_url} has none. "
+            f"No deployment is called {name!r}: the server at {redact(str(client.api_url))} has none. "
             "Create them with `prefect --no-prompt deploy --all` from the checkout."
         )
     near = difflib.get_close_matches(name, {d.name for d in deployments}, n=5)
@@ -86,7 +87,7 @@ def _wrap_client() -> None:
             raise SystemExit(str(error)) from None
         except httpx.ConnectError:
             raise SystemExit(
-                f"No Prefect server answers at {client.api_url}. Start one with `prefect server start`, "
+                f"No Prefect server answers at {redact(str(client.api_url))}. Start one with `prefect server start`, "
                 "or name another in PREFECT_API_URL."
             ) from None
 

@@ -5,16 +5,30 @@ leaves with ``exit_code``; it shows no traceback. A message names the file, key,
 or tile, says what was expected, and says what to do next.
 """
 
+import re
+
 from tasks.secrets import redact
+
+MAX_MESSAGE = 2_000  # characters; of a longer one the middle is left out, for what to do next stands at the end
+_UNPRINTABLE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # all control characters but \n
 
 
 class TilewrightError(Exception):
-    """Base of all expected errors. Its message holds no secret, whoever made it and wherever it goes."""
+    """Base of all expected errors.
+
+    Whoever makes one, its message holds no secret, no control character, and at most MAX_MESSAGE characters.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
-        super().__init__(redact(message))
+        super().__init__(shortened(_UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", redact(message)), MAX_MESSAGE))
+
+
+def shortened(text: str, most: int) -> str:
+    """``text`` in at most ``most`` characters, with an ellipsis for the middle where it is longer."""
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]} \N{HORIZONTAL ELLIPSIS} {text[-half:]}"
 
 
 class RecipeError(TilewrightError):
@@ -82,3 +96,9 @@ class DeploymentError(TilewrightError):
 
 class SandboxError(TilewrightError):
     """The sandbox cannot serve (port taken, unknown fault)."""
+
+
+class UnforeseenError(TilewrightError):
+    """Something that nobody foresaw: a fault of this program or of a library. Its traceback is in the file named."""
+
+    exit_code = 70  # EX_SOFTWARE of sysexits.h

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from infra import processes
+from tasks.secrets import Remembered
 from tests.support.servers import wait_until_it_answers
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,7 +47,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No token, no setting of the person who runs the tests, and a home folder and caches of the tests' own."""
+    """No token, no setting of the person who runs the tests, and a home folder and caches of the tests' own.
+
+    What one test's tokens were, the next one's messages may say.
+    """
+    monkeypatch.setattr("tasks.secrets.REMEMBERED", Remembered())
     for name in list(os.environ):
         if name.startswith(("MAPBOX_", "MLHUB_", "PC_SDK_", "TILEWRIGHT_", "AWS_", "MLFLOW_")) and name not in _KEPT:
             monkeypatch.delenv(name)

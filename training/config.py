@@ -113,7 +113,11 @@ def find_config(name_or_path: str) -> Path:
     """The file that a name or path means. Raises RecipeError, listing the configurations that exist."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError:  # of a name that is too long, or a folder that is closed
+            there = False
+        if not there:
             raise RecipeError(f"{path}: no such file; give a training configuration, or one of {_listed()}")
         return path
     if name_or_path not in shipped_configs():

@@ -15,11 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.versions.read import SplitArrays, store_errors
+from tasks.versions.read import SplitArrays
 
 Cache = Literal["auto", "host", "none"]
 ImageDtype = Literal["uint8", "uint16", "int16", "float32"]
@@ -48,17 +47,17 @@ class _Chunk(NamedTuple):
 
 
 def ignored_pixels(
-    masks: NDArray[np.uint8], cloud_mask: zarr.Array[Any] | None, rows: slice, ignore_index: int | None
+    masks: NDArray[np.uint8], cloud_mask: NDArray[np.uint8] | None, ignore_index: int | None
 ) -> NDArray[np.bool_] | None:
-    """Which pixels of some rows of a split do not count, bool (n, y, x); None where all of them do.
+    """Which pixels of some samples do not count, bool (n, y, x); None where all of them do.
 
-    masks: uint8 (n, y, x), those rows' masks. cloud_mask: the split's array. ignore_index: the version's.
+    masks, cloud_mask: uint8 (n, y, x), those samples'. ignore_index: the version's.
     """
     if ignore_index is None and cloud_mask is None:
         return None
     found = np.zeros(masks.shape, dtype=np.bool_) if ignore_index is None else masks == ignore_index
     if cloud_mask is not None:
-        found |= np.asarray(cloud_mask[rows]) != 0
+        found |= cloud_mask != 0
     return found if found.any() else None
 
 
@@ -94,7 +93,6 @@ class SplitReader:
         threads: int | None = None,
         pin: bool = False,
         ignore_index: int | None = None,
-        name: str = "store",
     ) -> None:
         """A reader of ``arrays``.
 
@@ -102,24 +100,23 @@ class SplitReader:
         other, which also bounds the memory of a split that is not kept. cache: ``host`` keeps the split in
         memory, ``none`` streams it every epoch, ``auto`` keeps it when it takes at most 30% of the
         free memory. threads: that decode, by default one for each core, at most 8. pin: page-locked batches, for
-        copies to a GPU. ignore_index: the masks' value for pixels without a usable label. name: the store,
-        for error messages.
+        copies to a GPU. ignore_index: the masks' value for pixels without a usable label.
         """
-        self._image, self._mask = arrays.image, arrays.mask
-        self._cloud_mask, self._ignore_index = arrays.cloud_mask, ignore_index
-        self._dtype = torch.from_numpy(np.empty(0, dtype=self._image.dtype)).dtype
+        image, self._arrays, self._ignore_index = arrays.image, arrays, ignore_index
+        self._dtype = torch.from_numpy(np.empty(0, dtype=image.dtype)).dtype
         self.samples, self.batch = len(arrays), batch
-        self.chunk = int((self._image.shards or self._image.chunks)[0])
+        self.chunk = int((image.shards or image.chunks)[0])
         self.window = window
         self.shuffle, self.seed, self.epoch = shuffle, seed, 0
         self._threads = threads or min(8, os.cpu_count() or 1)
-        self._pin, self._name = pin, name
+        self._pin = pin
         layers = (
-            1 if ignore_index is None and self._cloud_mask is None else 2
+            1 if ignore_index is None and arrays.cloud_mask is None else 2
         )  # the second says which pixels are ignored
-        size = int(self._image.nbytes) + layers * int(self._mask.nbytes)
+        size = int(image.nbytes) + layers * int(arrays.mask.nbytes)
         self.cached = cache == "host" or (cache == "auto" and size <= CACHED_SHARE_OF_FREE_MEMORY * free_memory())
         self._kept: dict[int, _Chunk] = {}
+        self._checked: set[int] = set()  # chunks seen to be as they were written: once is enough
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -136,7 +133,7 @@ class SplitReader:
         )
         self.epoch += 1
         waiting: deque[tuple[int, _Chunk]] = deque()  # rows that are read and not yet in a batch
-        with store_errors(self._name), ThreadPoolExecutor(self._threads, "read") as pool:
+        with ThreadPoolExecutor(self._threads, "read") as pool:
             try:
                 for window, chunks in self._read_windows(pool, windows):
                     waiting.extend((int(row), chunks[int(row) // self.chunk]) for row in window)
@@ -174,10 +171,10 @@ class SplitReader:
     def _read_chunk(self, chunk: int) -> _Chunk:
         found = self._kept.get(chunk)
         if found is None:
-            rows = slice(chunk * self.chunk, (chunk + 1) * self.chunk)
-            masks = np.asarray(self._mask[rows])
-            ignored = ignored_pixels(masks, self._cloud_mask, rows, self._ignore_index)
-            found = _Chunk(np.asarray(self._image[rows]), masks, ignored)
+            rows = slice(chunk * self.chunk, min((chunk + 1) * self.chunk, self.samples))
+            images, masks, clouds = self._arrays.samples(rows, check=chunk not in self._checked)
+            self._checked.add(chunk)
+            found = _Chunk(images, masks, ignored_pixels(masks, clouds, self._ignore_index))
             if self.cached:
                 self._kept[chunk] = found
         return found
@@ -207,13 +204,13 @@ def free_memory() -> int:
     return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def content_digest(arrays: SplitArrays, name: str = "store", ignore_index: int | None = None) -> str:
+def content_digest(arrays: SplitArrays, ignore_index: int | None = None) -> str:
     """SHA-256 of a split's samples (id, image, mask, ignored pixels), whatever their order and chunks.
 
     Ignored pixels are part of it only in samples that have some: a version that gained the means to ignore pixels,
     and ignores none, has the digest it had. ignore_index: the masks' value for pixels without a usable label.
     """
-    reader = SplitReader(arrays, 64, cache="none", ignore_index=ignore_index, name=name)
+    reader = SplitReader(arrays, 64, cache="none", ignore_index=ignore_index)
     ids = arrays.sample_id
     parts = []
     for batch in reader:

@@ -5,9 +5,10 @@
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import ValidationError, model_validator
@@ -41,6 +42,16 @@ class DatasetMetadata(StrictModel):
     side: int  # pixels from the left to the right of a sample
     height: int | None = None  # pixels from its top to its bottom, when these are not as many
     test_split: str  # SHA-256 of the contents of the test split
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not len(self.bands) == len(self.mean) == len(self.std) or not self.bands:
+            raise ValueError(
+                f"{len(self.bands)} bands, {len(self.mean)} of mean and {len(self.std)} of std; expected one of each"
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < one < math.inf for one in self.std):
+            raise ValueError("expected finite numbers as mean, and as std such above 0")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -82,4 +93,7 @@ def load_files(folder: Path) -> tuple[nn.Module, TrainingConfig, DatasetMetadata
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, "))))
     return str(error).strip().partition("\n")[0]

@@ -28,10 +28,10 @@ def predictions_picture(reference: str, model: Path | str, path: Path, count: in
     version = open_version(*parse_reference(reference))
     predictor = load_model(model)
     arrays = version.split(split)
-    images, masks = np.asarray(arrays.image[:count]), np.asarray(arrays.mask[:count])
+    images, masks, clouds = arrays.samples(slice(0, min(count, len(arrays))))
     predicted = predictor.predict(images) >= THRESHOLD
     foreground = predictor.metadata.foreground
-    ignored = ignored_pixels(masks, arrays.cloud_mask, slice(count), version.ignore_index)
+    ignored = ignored_pixels(masks, clouds, version.ignore_index)
     shown = np.stack([viewable(image, predictor.metadata.bands) for image in images])
     color = next(entry["color"] for entry in version.attributes["classes"] if entry["value"] == foreground)
     draw_sheet(path, shown, masks == foreground, predicted, str(color), ignored)

@@ -204,7 +204,7 @@ def read_metadata(version: DatasetVersion) -> DatasetMetadata:
         ignore_index=version.ignore_index,
         side=int(side),
         height=None if height == side else int(height),
-        test_split=content_digest(version.split(TEST), where, version.ignore_index),
+        test_split=content_digest(version.split(TEST), version.ignore_index),
     )
 
 
@@ -229,7 +229,6 @@ def open_readers(version: DatasetVersion, config: TrainingConfig, *, pin: bool) 
             cache=config.cache,
             pin=pin,
             ignore_index=version.ignore_index,
-            name=f"{version.uri}@{version.version}",
         )
         for split in SPLITS
     }

@@ -1,6 +1,7 @@
-"""Which staged samples make the next version, in which split each, and in which slot."""
+"""Which samples make the next version, in which split each, and in which slot."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 from tasks.build.job import Job
 from tasks.build.tools import tools_of
@@ -12,40 +13,116 @@ from tasks.recipe.parts import TileCells
 from tasks.samples.groups import HELD_OUT, named_splits
 from tasks.samples.window import Candidates, Window, place_of
 from tasks.state.ledger import Sample
+from tasks.state.staging import ImageShape
+from tasks.state.transitions import State
 from tasks.versions.plan import Row, VersionPlan, plan_version
-from tasks.versions.read import Previous, previous_of
-from tasks.versions.schema import Layout
-from tasks.versions.splits import assign_splits, too_near
-from tasks.versions.write import open_or_create
+from tasks.versions.read import Previous, find_repository, previous_of
+from tasks.versions.schema import SPLITS, TRAIN, Layout
+from tasks.versions.splits import assign_splits, too_near, wanted_splits
 from tasks.views.funnel import Funnel, describe_funnel
+
+WANTED = (State.SELECTED, State.STAGED, State.FAILED)  # of samples that the next version may hold once asked for
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples by the split that each is in."""
+
+    units: Mapping[str, str]  # of every sample, what a split keeps together with it
+    assigned: Mapping[str, str]  # of every sample
+    dropped: Collection[str]  # those that stand too near to another split to be in a version
+    previous: Previous
+
+    @property
+    def kept(self) -> dict[str, list[str]]:
+        """Names of the samples of a version, by split."""
+        found: dict[str, list[str]] = {split: [] for split in SPLITS}
+        for name, split in self.assigned.items():
+            if name not in self.dropped:
+                found[split].append(name)
+        return found
+
+
+def split_samples(job: Job, windows: Mapping[str, Window], names: Collection[str]) -> Split:
+    """Split the samples of these names, a few of the ``windows``.
+
+    Raises NothingSelectedError when the buffer leaves none, and as :func:`refuse_empty`; RecipeError when two splits
+    claim a unit.
+    """
+    recipe = job.recipe
+    repository = find_repository(job.store)
+    previous = Previous() if repository is None else previous_of(job.store, repository)
+    with tools_of(job).ledger() as ledger:
+        given = ledger.splits()
+    units = {name: unit_of(windows[name], recipe) for name in names}
+    known = _known(recipe, windows.values(), previous, given)
+    assigned = assign_splits(units, known, recipe.splits)
+    found = Split(units, assigned, _dropped(recipe, windows, assigned), previous)
+    refuse_empty(found, recipe)
+    return found
 
 
 def assign(job: Job, found: Candidates) -> VersionPlan:
     """Split the staged samples and plan the version they make.
 
     The ledger gets the splits with the commit, not here: a build that dies in between has decided nothing. Raises
-    NothingSelectedError when no image was staged or the buffer leaves none, SourceError when the images differ.
+    NothingSelectedError when no image was staged, and as :func:`split_samples`; SourceError when the images differ.
     """
-    recipe, tools = job.recipe, tools_of(job)
-    repository = open_or_create(job.store)
-    with tools.ledger() as ledger:
+    recipe = job.recipe
+    with tools_of(job).ledger() as ledger:
         samples = ledger.samples()
         if not samples:
             told = describe_funnel(Funnel.of(ledger, recipe))
             raise NothingSelectedError(f"no image was kept, so no version was made\n{told}")
-        given = ledger.splits()
     windows = {window.name: window for window in found.windows()}
-    previous = previous_of(job.store, repository)
-    units = {sample.name: unit_of(windows[sample.name], recipe) for sample in samples}
-    known = _known(recipe, windows.values(), previous, given)
-    assigned = assign_splits(units, known, recipe.splits)
-    dropped = _dropped(recipe, windows, assigned)
+    split = split_samples(job, windows, [sample.name for sample in samples])
     rows = {
-        sample.name: Row(sample, units[sample.name], _georeference(windows[sample.name], recipe.resize))
+        sample.name: Row(sample, split.units[sample.name], _georeference(windows[sample.name], recipe.resize))
         for sample in samples
     }
     layout = _layout(job, samples)
-    return plan_version(rows, assigned, previous, layout, recipe.splits.seed, recipe.content_hash(), dropped)
+    return plan_version(
+        rows, split.assigned, split.previous, layout, recipe.splits.seed, recipe.content_hash(), split.dropped
+    )
+
+
+def refuse_empty(found: Split, recipe: Recipe) -> None:
+    """Refuse splits that nobody can train with. Raises NothingSelectedError, which says what to do.
+
+    These are an empty train split that the recipe asks for, and in a first version all samples in one split where the
+    recipe asks for several, because all of them are of one unit. Other empty splits are told (:mod:`tasks.build.told`).
+    """
+    wanted, units = wanted_splits(recipe.splits), set(found.units.values())
+    counts = {split: len(names) for split, names in found.kept.items()}
+    if not found.units or TRAIN not in wanted:
+        return
+    what = recipe.splits.by
+    if len(wanted) > 1 and len(units) == 1 and found.previous.newest is None:
+        raise NothingSelectedError(
+            f"splits: all {len(found.units):,} samples are of one {what} ({min(units)}), which cannot be split into "
+            f"{', '.join(wanted)}; {_finer(recipe)}"
+        )
+    if counts[TRAIN] == 0:
+        held = ", ".join(f"{split} {count:,}" for split, count in counts.items() if count) or "none"
+        raise NothingSelectedError(
+            f"splits: train would be empty: of {len(found.units):,} samples, of {len(units):,} {what}"
+            f"{'' if len(units) == 1 else 's'}, are in {held}; {_finer(recipe)}"
+        )
+
+
+def _finer(recipe: Recipe) -> str:
+    """How a recipe gets samples into every split."""
+    by, patches = recipe.splits.by, recipe.patch_grid
+    if recipe.grid is not None and recipe.splits.by in ("block", "tile"):
+        ways = ["a larger splits.block_zoom", "splits.by: tile"] if by == "block" else []
+    elif by in ("scene", "group"):
+        cut = patches is None or patches.size > 0
+        ways = ["splits.by: block" if cut else "splits.by: sample"]
+        ways += ["splits.holdout: 0.2 (a part of each scene for validation)"] if patches is not None and cut else []
+    else:
+        ways = ["a smaller splits.block", "splits.by: sample"] if by == "block" else []
+    ways = [*ways, "splits.groups", "or shares that leave out a split (train: 1.0, validation: 0.0, test: 0.0)"]
+    return f"choose {', '.join(ways)}"
 
 
 def unit_of(window: Window, recipe: Recipe) -> str:
@@ -98,7 +175,7 @@ def _dropped(recipe: Recipe, windows: Mapping[str, Window], assigned: Mapping[st
     if not splits.buffer and not (splits.by == "block" and patches):
         return set()
     dropped = too_near({name: place_of(windows[name]) for name in assigned}, assigned, splits.buffer)
-    if len(dropped) == len(assigned):
+    if assigned and len(dropped) == len(assigned):
         raise NothingSelectedError(
             f"splits.buffer {splits.buffer} leaves no sample of {len(assigned)}; lower it, or take larger blocks"
         )
@@ -119,11 +196,7 @@ def _layout(job: Job, samples: list[Sample]) -> Layout:
         shapes = {tools.staging.shape(sample.name): sample.name for sample in reversed(samples)}
         if len(shapes) > 1:
             (one, a), (other, b) = list(shapes.items())[:2]
-            raise SourceError(
-                f"{a} is {one.bands} bands of {one.width} x {one.height} px {one.dtype}, {b} is {other.bands} bands of "
-                f"{other.width} x {other.height} px {other.dtype}; the samples of a dataset are alike: set "
-                "imagery.windows.size, or take the scenes apart into two recipes"
-            )
+            raise SourceError(_differing(a, one, b, other))
         shape = next(iter(shapes))
     return Layout(
         bands=tuple(tools.source.bands),
@@ -133,4 +206,23 @@ def _layout(job: Job, samples: list[Sample]) -> Layout:
         classes=tuple(entry.name for entry in recipe.classes),
         cloud_mask=recipe.clouds.on_cloud == "mask" and recipe.clouds.mask != "none",
         building=recipe.building_value is not None,
+    )
+
+
+def _differing(a: str, one: ImageShape, b: str, other: ImageShape) -> str:
+    """In what two images differ, and what to do about it."""
+    what, ways = [], ["or take them apart into two recipes"]
+    if one.dtype != other.dtype:
+        what.append("type")
+        ways.insert(0, f"convert the files of one of them (gdal_translate -ot {other.dtype.capitalize()})")
+    if (one.height, one.width) != (other.height, other.width):
+        what.append("size")
+        ways.insert(0, "set imagery.windows.size")
+    shown = " and ".join(
+        f"{name} has {shape.bands} bands of {shape.width} x {shape.height} px {shape.dtype}"
+        for name, shape in ((a, one), (b, other))
+    )
+    return (
+        f"images differ in {' and '.join(what) or 'their bands'}: {shown}; the samples of a dataset are alike: "
+        f"{', '.join(ways)}"
     )

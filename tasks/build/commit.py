@@ -3,15 +3,18 @@
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as package_version
 from typing import Any
 
 from tasks.build.job import Job
 from tasks.build.stages import pixels_of
+from tasks.build.told import Contents, contents
 from tasks.build.tools import tools_of
+from tasks.errors import TilewrightError
 from tasks.labels.footprints import LabelReport
+from tasks.recipe.model import Recipe
 from tasks.samples.window import Candidates
 from tasks.state.transitions import State
 from tasks.versions.plan import VersionPlan
@@ -38,6 +41,10 @@ class BuildSummary:
     splits: dict[str, int]
     requests: dict[str, int]
     seconds: float
+    labels: dict[str, Any]  # source, and how many footprints (or rasters) were read, kept and repaired
+    class_shares: dict[str, dict[str, float]]  # by split and class; see tasks.build.told.Contents
+    ignored: dict[str, float]  # by split
+    warnings: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str]]:
         """For people, from candidates to seconds."""
@@ -46,15 +53,33 @@ class BuildSummary:
         counted |= {f"left out: {reason}": count for reason, count in self.left_out.items()}
         return [
             *((name, f"{count:,}") for name, count in counted.items()),
-            ("splits", _listed(self.splits)),
-            ("requests", _listed(self.requests)),
+            *label_rows(self.labels),
+            ("splits", listed(self.splits)),
+            *Contents(self.splits, self.class_shares, self.ignored).rows(),
+            ("requests", listed(self.requests)),
             ("seconds", f"{self.seconds:.1f}"),
+            *(("warning", text) for text in self.warnings),
         ]
 
 
-def _listed(counts: Mapping[str, int]) -> str:
+def listed(counts: Mapping[str, int]) -> str:
     """Counts by name, in a line."""
     return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def labels_told(report: LabelReport) -> dict[str, Any]:
+    """Of a report what a version and a summary say."""
+    return {"source": report.source, "read": report.read, "kept": report.kept, "repaired": report.repaired}
+
+
+def label_rows(labels: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same for people."""
+    return [("labels", f"{labels['read']:,} read, {labels['kept']:,} used ({labels['source']})")]
+
+
+def held(plan: VersionPlan, recipe: Recipe) -> Contents:
+    """What the planned version holds."""
+    return contents({split: [row.sample.class_fractions for row in rows] for split, rows in plan.rows.items()}, recipe)
 
 
 def commit(
@@ -73,6 +98,7 @@ def commit(
         ledger.assign_splits(plan.assigned, plan.units)
         ledger.set_run_state(replace(ledger.run_state(), labels_key=""))
         rejected = ledger.reasons(State.REJECTED)
+    holds = held(plan, job.recipe)
     return BuildSummary(
         version=info.version,
         snapshot=info.snapshot,
@@ -87,17 +113,27 @@ def commit(
         splits={split: len(plan.rows[split]) for split in SPLITS},
         requests={"imagery": tools.source.requests, "labels": report.requests},
         seconds=round(time.monotonic() - began, 3),
+        labels=labels_told(report),
+        class_shares=holds.class_shares,
+        ignored=holds.ignored,
     )
 
 
-def draw_preview(job: Job, plan: VersionPlan, count: int = 8) -> None:
-    """Draw the first samples of the first split that has any, and their masks, into the work directory."""
+def draw_preview(job: Job, plan: VersionPlan, count: int = 8) -> str:
+    """Draw the first samples of the first split that has any, and their masks, into the work directory.
+
+    Returns a warning when that cannot be, for the version is there already; "" otherwise.
+    """
     tools = tools_of(job)
-    first = next(rows for rows in plan.rows.values() if rows)[:count]
-    with tools.ledger() as ledger:
-        drawn = [pixels_of(job, tools, ledger, row.sample) for row in first]
-    colors = {entry.value: entry.color for entry in job.recipe.classes}
-    draw_samples(job.work.preview, [(one.image, one.mask) for one in drawn], plan.layout.bands, colors)
+    first = next((rows for rows in plan.rows.values() if rows), ())[:count]
+    try:
+        with tools.ledger() as ledger:
+            drawn = [pixels_of(job, tools, ledger, row.sample) for row in first]
+        colors = {entry.value: entry.color for entry in job.recipe.classes}
+        draw_samples(job.work.preview, [(one.image, one.mask) for one in drawn], plan.layout.bands, colors)
+    except TilewrightError as error:
+        return f"{job.work.preview}: the picture of some samples could not be drawn, the version is whole ({error})"
+    return ""
 
 
 def attributes(job: Job, report: LabelReport, counts: Funnel, notes: dict[str, int]) -> dict[str, Any]:
@@ -114,7 +150,7 @@ def attributes(job: Job, report: LabelReport, counts: Funnel, notes: dict[str, i
         "counts": dataclasses.asdict(counts),
         "attributions": {"imagery": recipe.imagery.attribution, "labels": recipe.labels.attribution},
         "licences": {"imagery": recipe.imagery.licence, "labels": recipe.labels.licence},
-        "labels": {"source": report.source, "read": report.read, "kept": report.kept, "repaired": report.repaired},
+        "labels": labels_told(report),
         "label_timestamp": report.timestamp,
         "about": recipe.about.model_dump(),
         "clouds": recipe.clouds.model_dump(),

@@ -37,13 +37,16 @@ class Tile(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Tile":
         """The tile named ``z/x/y``. Raises AreaError when the text is no such name or off the map."""
-        parts = text.strip().split("/")
-        if len(parts) != 3 or not all(part.isascii() and part.isdigit() for part in parts):
-            raise AreaError(f"{text.strip()!r} is no tile; expected z/x/y, for example 18/132814/90172")
+        text = text.strip()
+        parts = text.split("/")
+        if len(parts) != 3 or not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
+            told = text if len(text) < 60 else f"{text[:60]}..."
+            raise AreaError(f"{told!r} is no tile; expected z/x/y, for example 18/132814/90172")
         z, x, y = (int(part) for part in parts)
-        if z > MAX_ZOOM or x >= 1 << z or y >= 1 << z:
-            last = (1 << min(z, MAX_ZOOM)) - 1
-            raise AreaError(f"{text.strip()} is off the map: at zoom {z} x and y run from 0 to {last}")
+        if z > MAX_ZOOM:
+            raise AreaError(f"{text} is off the map: zoom goes from 0 to {MAX_ZOOM}")
+        if x >= 1 << z or y >= 1 << z:
+            raise AreaError(f"{text} is off the map: at zoom {z} x and y run from 0 to {(1 << z) - 1}")
         return cls(z, x, y)
 
     def parent(self, zoom: int) -> "Tile":

@@ -4,7 +4,9 @@ Zones are the plain six-degree strips, without the exceptions for Norway and Sva
 fits its place, and any neighbouring zone does.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +15,11 @@ from numpy.typing import NDArray
 
 from tasks.errors import AreaError
 from tasks.geo.georeference import projection_from_lonlat, transformer
-from tasks.geo.quadtree import Squares, squares_in
+from tasks.geo.quadtree import Squares, squares_in, z_order
 
 SOUTH_END, NORTH_END = -80.0, 84.0  # latitudes where UTM ends
 MAX_SIDE = 100_000.0  # metres; a larger cell would not fit into a zone at high latitudes
+MIN_SIDE = 0.1  # metres; the columns and rows of smaller cells would be no numbers to count with
 _STEP = 0.02  # degrees between the points of an edge that is carried from degrees to metres; less than 1 m off
 _SHARED = 1e-6  # share of a cell; two cells that share less only touch
 
@@ -53,13 +56,15 @@ def cells_over(shape: Any, side: float, cap: int, over_cap: str) -> list[UtmCell
         )
     if side > MAX_SIDE:
         raise AreaError(f"cells of {side:,.0f} m are too large for UTM; keep size * resolution under {MAX_SIDE:,.0f} m")
+    if side < MIN_SIDE:
+        raise AreaError(f"cells of {side:g} m are too small for UTM; keep size * resolution over {MIN_SIDE:g} m")
     found: list[UtmCell] = []
     near_border: list[Any] = []  # polygons in degrees of cells that the next zone has to spare
     for epsg, strip in _strips(shape):
         metres = shapely.transform(shapely.segmentize(shapely.intersection(shape, strip), _STEP), to_metres(epsg))
         if metres.area <= 0:
             continue
-        cells = _meeting(metres, side, cap - len(found), over_cap)
+        cells = _meeting(metres, side, cap, over_cap, len(found))
         boxes = _boxes(cells, side)
         free = _free_of(near_border, boxes, epsg)
         cells, boxes = cells[:, free], boxes[free]
@@ -68,7 +73,7 @@ def cells_over(shape: Any, side: float, cap: int, over_cap: str) -> list[UtmCell
         shapely.prepare(inner)
         across = boxes[~shapely.contains(inner, boxes)]
         near_border += list(shapely.transform(shapely.segmentize(across, side / 16), to_degrees(epsg)))
-        order = np.argsort(_interleaved(*cells), kind="stable")
+        order = np.argsort(z_order(*cells), kind="stable")
         found += [UtmCell(epsg, column, row) for column, row in cells[:, order].T.tolist()]
     return found
 
@@ -90,8 +95,8 @@ def _strips(shape: Any) -> list[tuple[int, Any]]:
     return strips
 
 
-def _meeting(metres: Any, side: float, cap: int, over_cap: str) -> Squares:
-    """The cells that share surface with a shape in metres, by descending a quadtree."""
+def _meeting(metres: Any, side: float, cap: int, over_cap: str, before: int) -> Squares:
+    """The cells that share surface with a shape in metres, by descending a quadtree; ``before`` lie in other zones."""
     west, south, east, north = metres.bounds
     top = max(0, math.ceil(math.log2(max(east - west, north - south) / side)))
     block = side * (1 << top)
@@ -99,7 +104,9 @@ def _meeting(metres: Any, side: float, cap: int, over_cap: str) -> Squares:
     grid = np.meshgrid(np.arange(first[0], last[0] + 1), np.arange(first[1], last[1] + 1))
     blocks = np.stack([axis.ravel() for axis in grid]).astype(np.int64)
     least = math.ceil(metres.area / side**2)
-    return squares_in(metres, lambda level, at: _boxes(at, side * (1 << level)), blocks, top, cap, over_cap, least)
+    return squares_in(
+        metres, lambda level, at: _boxes(at, side * (1 << level)), blocks, top, cap, over_cap, least, before
+    )
 
 
 def _free_of(taken: list[Any], boxes: NDArray[np.object_], epsg: int) -> NDArray[np.bool_]:
@@ -138,9 +145,10 @@ def to_degrees(epsg: int) -> Any:
     return back
 
 
-def _interleaved(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The place of each (x, y) on the Z curve."""
-    code = np.zeros(len(x), dtype=np.int64)
-    for bit in range(31):
-        code |= ((x >> bit) & 1) << (2 * bit) | ((y >> bit) & 1) << (2 * bit + 1)
-    return code
+def utm_outlines(cells: Sequence[UtmCell], side: float) -> NDArray[np.object_]:
+    """The outlines (n,) of cells, sorted by zone, in degrees; longitudes go on beyond 180 rather than jump."""
+    found = []
+    for epsg, of_zone in itertools.groupby(cells, lambda cell: cell.epsg):
+        squares = np.array([(cell.column, cell.row) for cell in of_zone], dtype=np.int64).T
+        found.append(shapely.transform(shapely.segmentize(_boxes(squares, side), side / 16), to_degrees(epsg)))
+    return np.concatenate(found) if found else np.zeros(0, dtype=object)

@@ -13,29 +13,48 @@ from tasks.recipe.parts import Clouds
 LAYERS = {"provided": "cloudmask", "cld": "CLD", "scl": "SCL"}  # by clouds.mask, in the order that auto tries
 
 
+def needed_layers(clouds: Clouds) -> tuple[str, ...]:
+    """The layers without which an item is of no use: those that ``clouds.mask`` names."""
+    named = clouds.mask if isinstance(clouds.mask, list) else [clouds.mask]
+    return tuple(dict.fromkeys(LAYERS[mask] for mask in named if mask in LAYERS))
+
+
 def cloud_mask(item: Acquisition, clouds: Clouds) -> NDArray[np.bool_] | None:
     """The pixels (y, x) of an item that hide the ground, None when there is nothing to tell them by.
 
     ``provided`` takes every pixel of the cloud mask that is not 0, ``cld`` those of at least ``threshold`` percent
-    (the layer's nodata value 255 is over any threshold), ``scl`` the scene classes of ``drop``. ``auto`` takes the
-    first of these layers that the item has, and None when it has none, as ``none`` always does. What is found is
-    grown by ``dilate`` pixels (:func:`grown`).
+    (the layer's nodata value 255 is over any threshold), ``scl`` the scene classes of ``drop``. A list takes what any
+    of its layers marks, all of which must be there. ``union`` does so with every layer that the item has, ``auto``
+    takes the first of them alone; without any there is no mask, as ever with ``none``. What is found is grown by
+    ``dilate`` pixels (:func:`grown`).
 
-    Raises SourceError when the layer asked for is not there, and what :meth:`Acquisition.layer` raises.
+    Raises SourceError when a layer asked for is not there, and what :meth:`Acquisition.layer` raises.
     """
     if clouds.mask == "none":
         return None
-    for mask in LAYERS if clouds.mask == "auto" else (clouds.mask,):
-        layer = item.layer(LAYERS[mask])
-        if layer is not None:
-            return grown(_marked(mask, layer, clouds), clouds.dilate)
-    if clouds.mask == "auto":
-        return None
-    others = [name for name in LAYERS.values() if name != LAYERS[clouds.mask] and item.layer(name) is not None]
-    raise SourceError(
-        f"{item.id}: has no {LAYERS[clouds.mask]} layer, which clouds.mask: {clouds.mask} needs; it has "
-        f"{' and '.join(others) or 'no other cloud layer either'}; choose clouds.mask: "
-        + (" or ".join([*(mask for mask, name in LAYERS.items() if name in others), "auto"]) if others else "none")
+    needed = needed_layers(clouds)
+    marked: NDArray[np.bool_] | None = None
+    for mask, name in LAYERS.items():
+        if needed and name not in needed:
+            continue
+        if (layer := item.layer(name)) is not None:
+            found = _marked(mask, layer, clouds)
+            marked = found if marked is None else marked | found
+            if clouds.mask == "auto":
+                break
+        elif needed:
+            raise _missing(item, name, clouds)
+    return None if marked is None else grown(marked, clouds.dilate)
+
+
+def _missing(item: Acquisition, name: str, clouds: Clouds) -> SourceError:
+    """What to say of a layer that is not there."""
+    there = [mask for mask, other in LAYERS.items() if other != name and item.layer(other) is not None]
+    asked = clouds.mask if isinstance(clouds.mask, str) else f"[{', '.join(clouds.mask)}]"
+    return SourceError(
+        f"{item.id}: has no {name} layer, which clouds.mask: {asked} needs; it has "
+        f"{' and '.join(LAYERS[mask] for mask in there) or 'no other cloud layer either'}; choose clouds.mask: "
+        + (" or ".join([*there, "auto", "union"]) if there else "none")
     )
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +14,12 @@ from tasks.imagery.protocol import Catalogue, Price, Record
 from tasks.imagery.select import Refusal, select
 from tasks.raster.scene import Scene
 from tasks.recipe.model import Recipe
+from tasks.recipe.parts import Filter
 from tasks.recipe.sources import BandImagery
 from tasks.samples.window import Candidates, Shard, Window, in_order
 from tasks.state.ledger import Fetched
 from tasks.state.staging import ImageShape, Staged, Staging
-from tasks.state.transitions import NODATA, Image
+from tasks.state.transitions import Image
 
 RECORDED_AT_ONCE = 32  # outcomes in one transaction of the ledger
 
@@ -41,9 +43,19 @@ class PerWindow:
     @property
     def key(self) -> str:
         """Changes when a staged image would not be what is asked for now."""
+        models = type(self._imagery).model_fields
+        bounds: dict[str, Any] = {name: models[name].default for name in ("max_bytes", "max_items") if name in models}
+        # The end is where the filter stood once, which is no part of the question any more: its default stays there.
+        return self._key(self._imagery.model_copy(update=bounds), Filter().max_nodata_fraction)
+
+    def former_key(self, max_nodata_fraction: float) -> str:
+        """What :attr:`key` was to programs that did not stage images over that share of nodata."""
+        return self._key(self._imagery, max_nodata_fraction)
+
+    def _key(self, imagery: BandImagery, nodata: float) -> str:
         # How hard to try, and whose it is, changes no image.
-        said = self._imagery.model_dump_json(exclude={"attempts", "timeout", "connections", "attribution", "licence"})
-        said += f"\n{self._recipe.clouds.model_dump_json()}\n{self._recipe.filter.max_nodata_fraction}"
+        said = imagery.model_dump_json(exclude={"attempts", "timeout", "connections", "attribution", "licence"})
+        said += f"\n{self._recipe.clouds.model_dump_json()}\n{nodata}"
         return hashlib.sha256(said.encode()).hexdigest()
 
     def check(self) -> None:
@@ -98,19 +110,16 @@ class PerWindow:
         nodata = float(np.count_nonzero(found.nodata & ~padded)) / max(1, int(np.count_nonzero(~padded)))
         outcome = replace(
             outcome,
-            image=Image.REJECTED,
-            reason=NODATA,
+            image=Image.STAGED,
             nodata_fraction=nodata,
             cloud_fraction=found.cloud_fraction,
             acquired_at=found.acquired_at,
             origin=found.origin,
             note=found.note,
         )
-        if nodata > self._recipe.filter.max_nodata_fraction:
-            return outcome
         staged = Staged(found.image, found.nodata | padded, found.cloud_mask)
         size, sha256 = staging.write_array(window.name, staged)
-        return replace(outcome, image=Image.STAGED, reason="", bytes=size, sha256=sha256)
+        return replace(outcome, bytes=size, sha256=sha256)
 
     def fingerprints(self) -> Mapping[str, str]:
         """Of the scenes that are files on this machine."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.errors import SourceError
 from tasks.raster.scene import Scene
 from tasks.samples.window import Candidates, Shard, Window
 from tasks.state.ledger import Fetched
@@ -60,6 +61,9 @@ class Source(Imagery, Protocol):
     def key(self) -> str:
         """Changes when a staged image would not be what is asked for now; "" where it never does."""
 
+    def former_key(self, max_nodata_fraction: float) -> str:
+        """What ``key`` was to programs that rejected images over this share of nodata while they asked for them."""
+
     @property
     def shape(self) -> ImageShape | None:
         """Of every image; None where each tells its own."""
@@ -94,11 +98,48 @@ class Chip:
     padded: NDArray[np.bool_] | None = None  # (y, x): True where the inside of the scene is mirrored; no nodata there
 
 
-def in_image_type(values: NDArray[Any]) -> NDArray[Any]:
-    """``values`` in a type that images have; as they are where theirs is one."""
+def in_image_type(values: NDArray[Any], name: str, missing: NDArray[np.bool_] | None = None) -> NDArray[Any]:
+    """``values`` in a type that images have; as they are where theirs is one.
+
+    Whole numbers are kept exactly, whatever type holds them; float64 is rounded to the seven digits of float32, and
+    what is too large for it becomes infinite. Raises SourceError, which begins with ``name``, for a whole number that
+    float32 cannot hold, except where ``missing`` (of the values' shape): there is no data.
+    """
     if values.dtype.name in IMAGE_TYPES:
         return values
-    return values.astype(np.int16 if values.dtype == np.int8 else np.float32)
+    if values.dtype == np.int8:
+        return values.astype(np.int16)
+    with np.errstate(over="ignore"):
+        made = values.astype(np.float32)
+    lost = _lost(values, made)
+    if missing is not None:
+        lost &= ~missing
+    if lost.any():
+        raise SourceError(
+            f"{name}: holds the {values.dtype.name} {values[lost][0]}, which no image can keep exactly (float32, "
+            f"the largest type of images, has whole numbers up to {_WHOLE:,}); write the file with smaller numbers, or "
+            "name the value as nodata if it stands for none"
+        )
+    return made
+
+
+_WHOLE = 1 << 24  # float32 has every whole number up to here
+
+
+def _lost(values: NDArray[Any], made: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where float32 has become another whole number."""
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            whole = np.isfinite(made) & (np.rint(values) == values)
+            return np.asarray(whole & (made.astype(np.float64) != values))
+    if values.dtype.kind not in "iu" or not values.size:
+        return np.zeros(values.shape, dtype=np.bool_)
+    if int(values.min()) >= -_WHOLE and int(values.max()) <= _WHOLE:  # nearly always
+        return np.zeros(values.shape, dtype=np.bool_)
+    # A number of at most 24 digits in base 2, from its first 1 to its last.
+    magnitude = np.abs(values).astype(np.uint64)
+    lowest = magnitude & (~magnitude + np.uint64(1))
+    return np.asarray((magnitude >> np.uint64(24)) >= np.maximum(lowest, 1))
 
 
 class Acquisition(Protocol):

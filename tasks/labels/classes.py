@@ -1,5 +1,6 @@
 """Class masks: what the values of a label source stand for in the recipe's classes."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -15,7 +16,9 @@ from tasks.recipe.sources import ProvidedLabels
 
 LUT_SIZE = 65536  # values from 0 to this one are looked up in a table, others are searched
 LISTED = 20  # at most that many unknown values in a message
+COUNTED = 10_000  # at most that many different ones are kept; a photograph taken for labels has millions
 _INT64 = np.iinfo(np.int64)
+Unknown = Counter[tuple[str, int]]  # pixels by "values" or "colors" and the code that no class has
 _Claim = tuple[int, ClassEntry, bool]  # a code, its class, and whether that class reads it from label rasters
 
 
@@ -98,16 +101,20 @@ class ClassMap:
             recipe.building_value if recipe.draws_footprints else None,
         )
 
-    def apply(self, raw: RawLabels, window: str) -> NDArray[np.uint8]:
+    def apply(self, raw: RawLabels, window: str, unknown: Unknown | None = None) -> NDArray[np.uint8]:
         """The class mask (y, x) of the labels of ``window`` (its name, for messages).
 
         Drawn footprints become the building class, and 0 elsewhere. Pixels without a label, below the minimum
-        consensus, or of an ignored value get the ignore index. Raises LabelError when another pixel has a value or
-        colour that the recipe does not know, with all of these; RecipeError where there is no ignore index to use.
+        consensus, or of an ignored value get the ignore index. Pixels of values and colours that the recipe does not
+        know are counted into ``unknown``; the mask is of no use then. Raises LabelError for labels that are no classes,
+        and for unknown ones where nobody counts them; RecipeError where there is no ignore index to use.
         """
         ignored = raw.missing
         if self.building is None:
-            mask, ignored = self._translated(raw, window)
+            counts = Unknown() if unknown is None else unknown
+            mask, ignored = self._translated(raw, window, counts)
+            if unknown is None and counts:
+                raise LabelError(f"{window}: {unknown_labels(counts)}")
         else:
             mask = raw.values.view(np.uint8) * np.uint8(self.building)  # the values are bool
         if ignored is not None and ignored.any():
@@ -116,7 +123,7 @@ class ClassMap:
             mask[ignored] = self.ignore_index
         return mask
 
-    def _translated(self, raw: RawLabels, window: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    def _translated(self, raw: RawLabels, window: str, unknown: Unknown) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         """The class value of every pixel, and where it is to be ignored."""
         values = np.asarray(raw.values)
         ignored = np.zeros(values.shape[-2:], dtype=np.bool_) if raw.missing is None else raw.missing
@@ -142,17 +149,22 @@ class ClassMap:
                 f"{window}: labels of shape {values.shape}; expected one band of class values, or three of RGB colours"
             )
         mask, known = table.look_up(codes)
-        unknown = ~(known | ignored)
-        if unknown.any():
-            found, counts = np.unique(codes[unknown], return_counts=True)
-            pairs = zip(found[:LISTED].tolist(), counts, strict=False)
-            listed = ", ".join(f"{_text(table.kind, code)} ({n})" for code, n in pairs)
-            more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
-            raise LabelError(
-                f"{window}: labels that the recipe does not know, with their counts of pixels: {listed}{more}; add "
-                f"them to the source_{table.kind} of a class, or to ignore_{table.kind} where they mean no label"
-            )
+        strange = ~(known | ignored)
+        if strange.any():
+            found, counts = np.unique(codes[strange], return_counts=True)
+            for code, count in zip(found[:COUNTED].tolist(), counts[:COUNTED].tolist(), strict=True):
+                if len(unknown) < COUNTED or (table.kind, code) in unknown:
+                    unknown[table.kind, code] += count
         return mask, ignored
+
+
+def unknown_labels(unknown: Unknown) -> str:
+    """Labels that the recipe does not know, in words; those with the lowest numbers where there are many."""
+    listed = ", ".join(f"{_text(*code)} ({unknown[code]})" for code in sorted(unknown)[:LISTED])
+    more = f" and {len(unknown) - LISTED} more" if len(unknown) > LISTED else ""
+    kinds = sorted({kind for kind, _ in unknown}, reverse=True)
+    put = ", ".join(f"the source_{kind} of a class, or to ignore_{kind} where they mean no label" for kind in kinds)
+    return f"labels that the recipe does not know, with their counts of pixels: {listed}{more}; add them to {put}"
 
 
 def _color(text: str) -> int:

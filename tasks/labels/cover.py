@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.geo.tiles import HALF_WORLD, MAX_LATITUDE, Tile, lonlat_bounds, mercator, tile_span
+from tasks.geo.coverage import columns_and_rows
+from tasks.geo.tiles import MAX_LATITUDE, Tile, lonlat_bounds
 
 _FEW_ROWS = 8
 
@@ -36,8 +37,8 @@ class TileCover:
         none either.
         """
         known = np.isfinite(boxes).all(axis=1) & (boxes[:, 1] <= MAX_LATITUDE) & (boxes[:, 3] >= -MAX_LATITUDE)
-        left, bottom = self._cells(boxes[known][:, :2])
-        right, top = self._cells(boxes[known][:, 2:])
+        left, bottom = columns_and_rows(boxes[known][:, :2], self.zoom)
+        right, top = columns_and_rows(boxes[known][:, 2:], self.zoom)
         hit = np.zeros(len(left), dtype=bool)
         height = bottom - top
         for step in range(min(int(height.max(initial=0)), _FEW_ROWS - 1) + 1):
@@ -49,12 +50,6 @@ class TileCover:
         found = np.zeros(len(boxes), dtype=bool)
         found[known] = hit
         return found
-
-    def _cells(self, lonlat: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        metres, span, last = mercator(lonlat), tile_span(self.zoom), (1 << self.zoom) - 1
-        x = np.clip((metres[:, 0] + HALF_WORLD) // span, 0, last).astype(np.int64)
-        y = np.clip((HALF_WORLD - metres[:, 1]) // span, 0, last).astype(np.int64)
-        return x, y
 
     def _any_in_row(
         self, row: NDArray[np.int64], left: NDArray[np.int64] | np.int64, right: NDArray[np.int64] | np.int64

@@ -6,8 +6,9 @@ column, sorted along a Hilbert curve, the :class:`LabelReport` as JSON in the sc
 
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,6 +26,14 @@ REPORT_KEY = b"tilewright"
 ROW_GROUP = 65_536
 HASH_DECIMALS = 9  # degrees: a tenth of a millimetre, under which machines may differ after a reprojection
 OUTLINE = "outline of a multipolygon"
+# GEOS takes the square of these, so that one outline could keep it busy for hours. No building comes near.
+MAX_CORNERS = 50_000  # of a footprint, all its parts: 2 s to see whether it is valid
+MAX_INVALID_CORNERS = 10_000  # of one that is not
+MAX_CROSSINGS = 1_000  # of its edges: 1 s to repair
+MAX_SECONDS = 600.0  # to check and repair all
+_FEW_CORNERS = 50  # whose edges cannot cross so often that it takes long
+_SAME_AREA = 1e-6  # by which areas of one shape may differ
+_AT_ONCE = 100  # outlines or edges, between two looks at a bound
 _SIDES = ("xmin", "ymin", "xmax", "ymax")  # of the bounding box column
 
 
@@ -41,6 +50,8 @@ class LabelReport:
     incomplete: int = 0  # outlines that the source holds in part only, as at the edge of an extract; not in ``read``
     requests: int = 0  # sent over HTTP
     sha256: str  # of the content: the same for the same footprints in any order, on any machine, at any time
+    held: int | None = None  # features of the source, on the candidate tiles or not, where it tells
+    bounds: Sequence[float] | None = None  # west, south, east, north of all of them in degrees, where the source tells
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +77,9 @@ def clean(
     tags: Sequence[Mapping[str, str]] | None = None,
     incomplete: int = 0,
     requests: int = 0,
+    held: int | None = None,
+    bounds: Sequence[float] | None = None,
+    name: Callable[[int], str] | None = None,
 ) -> Footprints:
     """Footprints of ``geometry`` (n shapely geometries or None, EPSG:4326): dropped, repaired and counted.
 
@@ -74,6 +88,9 @@ def clean(
     the first stays; where the type is unknown, rows with one id stay unless their shapes agree too, because a file
     may hold the parts of an object apart. A way that is just the outer ring of a relation with holes goes, since it
     would fill the courtyard.
+
+    ``held`` and ``bounds`` go into the report. ``name`` says in messages which one a row is, and where it is from.
+    Raises LabelError for an outline that would take too long to check or repair.
     """
     n = len(geometry)
     shapes = shapely.force_2d(np.array(geometry, dtype=object))
@@ -95,9 +112,13 @@ def clean(
         give_up(lines & np.array([one.get("area") == "no" for one in tags], dtype=bool), "area=no")
     give_up(lines, "unclosed way")
     give_up(np.isin(kinds, (0, 1, 2, 4, 5)), "not a polygon")
-    invalid = (reasons == "") & ~shapely.is_valid(shapes)
+    name = name or (lambda row: f"{source}: {_described(shapes[row], types[row], ids[row])}")
+    _check_corners(shapes, reasons == "", name)
+    began = time.monotonic()
+    invalid = (reasons == "") & ~_in_time(shapely.is_valid, shapes, began, source)
+    _check_repairable(shapes, invalid, name)
     # The "structure" method would fill where rings overlap, and a mask of it would differ from GDAL's own.
-    shapes[invalid] = shapely.make_valid(shapes[invalid], method="linework")
+    shapes[invalid] = _in_time(_repaired, shapes[invalid], began, source)
     mixed = (reasons == "") & (shapely.get_type_id(shapes) != shapely.GeometryType.POLYGON)
     shapes[mixed] = [_polygonal(shape) for shape in shapes[mixed]]
     give_up(shapely.is_empty(shapes) & invalid, "no area")
@@ -119,9 +140,91 @@ def clean(
         dropped=dict(sorted(counts.items())),
         incomplete=incomplete,
         requests=requests,
+        held=held,
+        bounds=None if bounds is None else list(bounds),
         sha256=content_hash(shapes[kept], types[kept], ids[kept]),
     )
     return Footprints(shapes[kept], types[kept], ids[kept], report)
+
+
+def _described(shape: Any, kind: str, number: int) -> str:
+    if number:
+        return f"{kind or 'object'} {number}"
+    x, y = shapely.get_coordinates(shape)[0]
+    return f"the footprint at {x:.6f}, {y:.6f}"
+
+
+def _check_corners(shapes: NDArray[np.object_], live: NDArray[np.bool_], name: Callable[[int], str]) -> None:
+    corners = np.where(live, shapely.get_num_coordinates(shapes), 0)
+    if len(shapes) and corners.max() > MAX_CORNERS:
+        row = int(np.argmax(corners))
+        raise LabelError(
+            f"{name(row)} has {corners[row]:,} corners, over {MAX_CORNERS:,}; that is no building: split it into its "
+            "parts (ogr2ogr -explodecollections) or simplify it (ogr2ogr -simplify)"
+        )
+
+
+def _check_repairable(shapes: NDArray[np.object_], invalid: NDArray[np.bool_], name: Callable[[int], str]) -> None:
+    corners = shapely.get_num_coordinates(shapes)
+    for row in np.flatnonzero(invalid & (corners > _FEW_CORNERS)).tolist():
+        if corners[row] > MAX_INVALID_CORNERS or _is_tangled(shapes[row]):
+            raise LabelError(
+                f"{name(row)} is not valid ({shapely.is_valid_reason(shapes[row])}) and too tangled to repair: over "
+                f"{MAX_INVALID_CORNERS:,} corners, or {MAX_CROSSINGS:,} crossings of its edges; split it "
+                "(ogr2ogr -explodecollections) or repair it (ogr2ogr -makevalid)"
+            )
+
+
+def _is_tangled(shape: Any) -> bool:
+    """Whether edges of a polygonal shape cross, or lie on one another, more than MAX_CROSSINGS times."""
+    rings = shapely.get_rings(shapely.get_parts(shapely.get_parts(shape)))
+    at, ring = shapely.get_coordinates(rings, return_index=True)
+    first = np.flatnonzero(ring[1:] == ring[:-1])
+    edges = shapely.linestrings(np.stack((at[first], at[first + 1]), axis=1))
+    tree, found = shapely.STRtree(edges), 0
+    for start in range(0, len(edges), _AT_ONCE):
+        some, other = tree.query(edges[start : start + _AT_ONCE], predicate="intersects")
+        one, two = edges[some + start], edges[other]
+        found += int((~(shapely.touches(one, two) | shapely.equals(one, two))).sum())
+        if found > 2 * MAX_CROSSINGS:  # each is met from both sides
+            return True
+    return False
+
+
+def _repaired(shapes: NDArray[np.object_]) -> NDArray[np.object_]:
+    """Valid geometries that cover what lies inside an odd number of each one's rings."""
+    found = shapely.make_valid(shapes, method="linework")
+    # GEOS takes a part that others enclose wall to wall for a hole in them.
+    for row in np.flatnonzero(np.isin(shapely.get_type_id(shapes), (3, 6))):
+        rings = shapely.get_rings(shapely.get_parts(shapes[row]))
+        if len(rings) > 1:
+            insides = shapely.make_valid(shapely.polygons(rings), method="linework")
+            while len(insides) > 1:
+                half = len(insides) // 2
+                paired = shapely.symmetric_difference(insides[:half], insides[half : 2 * half])
+                insides = np.concatenate((paired, insides[2 * half :]))
+            if abs(insides[0].area - found[row].area) > _SAME_AREA * insides[0].area:
+                found[row] = insides[0]
+    return np.asarray(found)
+
+
+def _in_time(judge: Callable[[Any], Any], shapes: NDArray[np.object_], began: float, source: str) -> NDArray[Any]:
+    """``judge`` of all shapes. Raises LabelError when it takes too long, or GEOS cannot do it."""
+    found = []
+    for start in range(0, len(shapes), _AT_ONCE):
+        try:
+            found.append(judge(shapes[start : start + _AT_ONCE]))
+        except shapely.errors.ShapelyError as error:
+            raise LabelError(
+                f"{source}: an outline can be neither used nor repaired ({' '.join(str(error).split())[:200]}); repair "
+                "its polygons (ogr2ogr -makevalid)"
+            ) from error
+        if time.monotonic() - began > MAX_SECONDS:
+            raise LabelError(
+                f"{source}: to check and repair its {len(shapes):,} outlines takes over {MAX_SECONDS:g} s; simplify or "
+                "repair them (ogr2ogr -simplify, -makevalid), or take a smaller area"
+            )
+    return np.concatenate(found) if found else judge(shapes)
 
 
 def content_hash(geometry: NDArray[np.object_], osm_type: NDArray[np.object_], osm_id: NDArray[np.int64]) -> str:

@@ -23,6 +23,7 @@ class RawLabels:
     values: NDArray[Any]  # (y, x) integers, or (3, y, x) uint8 RGB colours; bool where footprints were drawn
     missing: NDArray[np.bool_] | None = None  # (y, x): True where the source has no label, as in padding
     consensus: NDArray[np.uint8] | None = None  # (y, x): 0 to 100
+    name: str = ""  # of the file that they are from, for messages
 
 
 def rim(shape: tuple[int, ...], padding: int) -> NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from tasks.errors import RecipeError
 from tasks.labels.drawn import FootprintLabels
@@ -20,6 +21,11 @@ from tasks.recipe.sources import (
     SceneImagery,
     VectorLabels,
 )
+from tasks.recipe.tokens import filled
+
+if TYPE_CHECKING:
+    from tasks.web.client import Bounds
+    from tasks.web.reach import Reach
 
 
 def open_labels(recipe: Recipe, scenes: Callable[[], Sequence[Scene]], footprints: Path) -> Labels:
@@ -52,15 +58,35 @@ def footprint_source(recipe: Recipe) -> FootprintSource:
     if isinstance(labels, OverpassLabels):
         from tasks.labels.overpass import OverpassSource
 
-        return OverpassSource(labels.url, labels.date, labels.attempts, labels.timeout, labels.rate_limit)
+        server = filled(labels.url, "labels.url")
+        return OverpassSource(
+            server, labels.date, labels.attempts, labels.timeout, labels.rate_limit, **_bounded(recipe, server)
+        )
     if isinstance(labels, PbfLabels):
         from tasks.labels.pbf import PbfSource
 
         path = None if labels.path is None else recipe.resolve(labels.path)
-        return PbfSource(path, labels.url, labels.checksum)
+        url, checksum = (
+            value and filled(value, f"labels.{key}")
+            for key, value in (("url", labels.url), ("checksum", labels.checksum))
+        )
+        return PbfSource(path, url, checksum, **_bounded(recipe, url or "", checksum or ""))
     raise RecipeError(
         f"labels.source: {labels.source} has no footprints; those that have: {', '.join(FOOTPRINT_SOURCES)}"
     )
+
+
+class _Bounded(TypedDict):
+    limits: "Bounds"
+    reach: "Reach"
+
+
+def _bounded(recipe: Recipe, *urls: str) -> _Bounded:
+    """What a footprint source on the network may cost, and where its servers may lead; it is asked at ``urls``."""
+    from tasks.web.client import Bounds
+    from tasks.web.reach import Reach
+
+    return {"limits": Bounds.of(recipe.limits), "reach": Reach.of(recipe, urls)}
 
 
 def label_origin(recipe: Recipe) -> str:

@@ -1,27 +1,31 @@
-"""Footprints from a vector file: whatever GDAL reads, and GeoParquet, in any CRS the file declares."""
+"""Footprints from vector files: GeoJSON, GeoPackage, GeoParquet, FlatGeobuf and Shapefiles, in any CRS they declare."""
 
-import json
+import bisect
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import shapely
 
 from tasks.errors import LabelError
 from tasks.geo.tiles import Tile
 from tasks.labels.cover import TileCover
 from tasks.labels.footprints import Footprints, clean
+from tasks.labels.formats import identify
+from tasks.labels.placed import check_far, extent, in_degrees
+from tasks.labels.rows import Box, read_rows, reading
 from tasks.labels.tags import TAG_KEYS
+from tasks.recipe.document import shown
 
-_PARQUET = (".parquet", ".geoparquet", ".pq")
+NO_ID = (1 << 63) - 1  # what a larger number becomes, here as in GDAL; OSM's own stay far below
 _COLUMNS = ("osm_id", "osm_type", "@id", "id", *TAG_KEYS)
 _TYPED_ID = re.compile(r"(way|relation|w|r)/?(\d*[1-9]\d*)")
 _TYPES = {"w": "way", "r": "relation", "way": "way", "relation": "relation"}
-_BBOX_MARGIN = 0.01  # of the box's size: a transformed box is only as exact as the points along its sides
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,8 @@ class VectorFiles:
         """
         files = matching(self.folder, self.pattern)
         if not files:
-            raise LabelError(
-                f"{self.folder / self.pattern}: matches no file; correct labels.path (it is relative to the recipe)"
-            )
+            pattern = shown(str(self.folder / self.pattern))
+            raise LabelError(f"{pattern}: matches no file; correct labels.path (it is relative to the recipe)")
         return _fetch(files, self.layer, tiles, f"vector {Path(self.pattern).name} ({len(files)} files)")
 
 
@@ -67,137 +70,119 @@ def is_pattern(path: str) -> bool:
 
 
 def matching(folder: Path, path: str) -> list[Path]:
-    """The file of a recipe's path from ``folder``, there or not, or those that match when it is a pattern, sorted."""
-    if not is_pattern(path):
-        return [(folder / path).resolve()]
+    """The file of a recipe's path from ``folder``, there or not, or those that match when it is a pattern, sorted.
+
+    A Mac's ``._name`` matches no pattern. Raises LabelError for what is no path.
+    """
     wild = path.replace("{scene}", "*")
     fixed = Path(wild.split("*", 1)[0] + "x").parent  # the folder above the first star
-    return sorted((folder / fixed).resolve().glob(str(Path(wild).relative_to(fixed))))
+    try:
+        if not is_pattern(path):
+            found = (folder / path).resolve()
+            found.exists()  # or says why nobody can tell
+            return [found]
+        below = re.sub(r"[\[?]", r"[\g<0>]", str(Path(wild).relative_to(fixed)))  # only * is a pattern
+        return sorted(one for one in (folder / fixed).resolve().glob(below) if not one.name.startswith("._"))
+    except (OSError, RuntimeError, ValueError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise LabelError(f"{shown(path)}: is no path that can be opened ({told}); correct labels.path") from None
 
 
 def _fetch(files: Sequence[Path], layer: str | None, tiles: Sequence[Tile], source: str) -> Footprints:
     """The polygons of files on ``tiles``; the report's timestamp is "" when no file has any feature."""
-    cover, newest = TileCover(tiles), ""
+    cover, newest, held = TileCover(tiles), "", 0
     shapes: list[Any] = []
     ids: list[tuple[str, int]] = []
     tags: list[dict[str, str]] = []
-    for file in files:
-        if not file.exists():
-            raise LabelError(f"{file}: no such file; correct labels.path (it is relative to the recipe)")
-        try:
-            frame = _read_parquet(file, cover) if file.suffix in _PARQUET else _read(file, layer, cover)
-        except (LookupError, OSError, RuntimeError, TypeError, ValueError) as error:  # what both libraries raise
-            detail = " ".join(str(error).split())[:200]
-            raise LabelError(
-                f"{file}: cannot be read as a vector file, it may be damaged ({detail}); replace it"
-            ) from error
-        if frame is None:
+    parts: list[tuple[int, Callable[[int], str]]] = []  # of each file: the first of its shapes, and their names
+    boxes: list[Box | None] = []
+    for path in files:
+        file = identify(path)
+        rows = read_rows(file, layer, _COLUMNS, cover)
+        if rows is None:
             continue
-        if frame.crs is None:
-            raise LabelError(
-                f"{file}: declares no CRS; set it, for example with ogr2ogr -a_srs EPSG:4326 OUT {file.name}"
-            )
-        if len(frame) and not frame.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"]).any():
-            raise _no_polygons(file)
-        frame = frame.to_crs(4326)
-        frame = frame[cover.touches(frame.bounds.to_numpy(dtype=np.float64).reshape(-1, 4))]
-        newest = max(newest, f"{datetime.fromtimestamp(file.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}")
-        shapes += frame.geometry.to_list()
-        tags += _tags(frame)
-        ids += _osm_ids(frame)
+        with reading(path):
+            placed = in_degrees(file, rows)
+            near = np.flatnonzero(cover.touches(shapely.bounds(placed).reshape(-1, 4))).tolist()
+            if not near:
+                check_far(file, rows)
+            boxes.append(extent(rows, placed))
+            newest = max(newest, f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%dT%H:%M:%SZ}")
+        columns = {column: [values[row] for row in near] for column, values in rows.columns.items()}
+        name = functools.partial(_name, path, rows.name, near)
+        parts.append((len(shapes), name))
+        shapes.extend(placed[near])
+        tags += _tags(columns, len(near))
+        ids += _osm_ids(columns, len(near), name)
+        held += rows.held
     types, numbers = [kind for kind, _ in ids], [number for _, number in ids]
-    return clean(shapes, osm_type=types, osm_id=numbers, tags=tags, source=source, timestamp=newest)
+    return clean(
+        shapes,
+        osm_type=types,
+        osm_id=numbers,
+        tags=tags,
+        source=source,
+        timestamp=newest,
+        name=functools.partial(_name_in, parts),
+        held=held,
+        bounds=_union(boxes),
+    )
 
 
-def _read(path: Path, layer: str | None, cover: TileCover) -> Any:
-    """GeoDataFrame of the layer's features near the tiles, through GDAL; None when it has none at all."""
-    import pyogrio
+def _name(path: Path, name: Callable[[int], str], near: Sequence[int], row: int) -> str:
+    return f"{path}: {name(near[row])}"
 
-    layer = _choose_layer(path, layer, pyogrio.list_layers(path))
-    info = pyogrio.read_info(path, layer=layer, force_feature_count=True)
-    if info["features"] == 0:
+
+def _name_in(parts: Sequence[tuple[int, Callable[[int], str]]], row: int) -> str:
+    first, name = parts[bisect.bisect_right(parts, row, key=lambda part: part[0]) - 1]
+    return name(row - first)
+
+
+def _union(boxes: Sequence[Box | None]) -> Box | None:
+    """The box round all; None where one is not known, or there is none."""
+    known = np.array([box for box in boxes if box is not None]).reshape(-1, 4)
+    if not len(known) or len(known) < len(boxes):
         return None
-    columns = [name for name in info["fields"] if name in _COLUMNS]
-    return pyogrio.read_dataframe(path, layer=layer, columns=columns, bbox=_box_in(info["crs"], cover))
+    (west, south), (east, north) = known[:, :2].min(axis=0), known[:, 2:].max(axis=0)
+    return float(west), float(south), float(east), float(north)
 
 
-def _read_parquet(path: Path, cover: TileCover) -> Any:
-    """GeoDataFrame of a GeoParquet file, only the row groups near the tiles where the file has a box column."""
-    import geopandas
-    import pyarrow.parquet as pq
-
-    schema = pq.read_schema(path)
-    if b"geo" not in (schema.metadata or {}):
-        raise LabelError(f"{path}: Parquet without geometry metadata; write it with GeoDataFrame.to_parquet")
-    geo = json.loads(schema.metadata[b"geo"])
-    geometry = geo["columns"][geo["primary_column"]]
-    if pq.ParquetFile(path).metadata.num_rows == 0:
-        return None
-    columns = [geo["primary_column"], *(name for name in schema.names if name in _COLUMNS)]
-    box = _box_in(geometry.get("crs", "OGC:CRS84"), cover) if "covering" in geometry else None
-    return geopandas.read_parquet(path, columns=columns, bbox=box)
-
-
-def _choose_layer(path: Path, wanted: str | None, layers: NDArray[np.object_]) -> str:
-    """``wanted``, or the one layer that may hold polygons. ``layers`` is (n, 2): name and geometry type."""
-    names = [str(name) for name, _ in layers]
-    if wanted is not None and wanted not in names:
-        raise LabelError(f"{path}: no layer {wanted!r}; there: {', '.join(names)}")
-    kinds = ("Unknown", "GeometryCollection")
-    mixed = [str(name) for name, kind in layers if kind is not None and ("Polygon" in kind or kind in kinds)]
-    able = mixed if wanted is None else [wanted]
-    if not able:
-        raise _no_polygons(path)
-    if len(able) > 1:
-        raise LabelError(f"{path}: several layers with polygons ({', '.join(able)}); name one in labels.layer")
-    return able[0]
-
-
-def _box_in(crs: Any, cover: TileCover) -> tuple[float, float, float, float] | None:
-    """The tiles' box in the file's CRS, or None (read all) where the CRS does not reach."""
-    from pyproj import CRS, Transformer
-    from pyproj.exceptions import ProjError
-
-    try:
-        transformer = Transformer.from_crs(4326, CRS.from_user_input(crs), always_xy=True)
-        box = np.array(transformer.transform_bounds(*cover.bounds, densify_pts=101))
-    except ProjError:
-        return None
-    if not np.isfinite(box).all() or box[0] > box[2]:
-        return None
-    margin = _BBOX_MARGIN * max(box[2] - box[0], box[3] - box[1])
-    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
-
-
-def _osm_ids(frame: Any) -> Iterator[tuple[str, int]]:
-    """Type and id of every row, ("", 0) where there is none.
+def _osm_ids(columns: Mapping[str, list[Any]], count: int, name: Callable[[int], str]) -> Iterator[tuple[str, int]]:
+    """Type and id of every row, ("", 0) where there is none. Raises LabelError for a number that no id can be.
 
     A bare number counts as an OSM id in ``osm_id`` and ``@id``, not in ``id``, where most files number their rows.
     """
-    columns = [(frame[name].tolist(), name != "id") for name in ("osm_id", "@id", "id") if name in frame]
-    types = frame["osm_type"].tolist() if "osm_type" in frame else [""] * len(frame)
-    for row, told in enumerate(types):
+    told = [(columns[column], column) for column in ("osm_id", "@id", "id") if column in columns]
+    types = columns.get("osm_type", [""] * count)
+    for row in range(count):
         kind, number = "", 0
-        for values, bare in columns:
+        for values, column in told:
             if not number:
-                kind, number = _parse_id(values[row], bare=bare)
-        yield kind or (_TYPES.get(str(told).lower(), "") if number else ""), number
+                kind, number = _parse_id(values[row], bare=column != "id")
+                if number == NO_ID:
+                    raise LabelError(
+                        f"{name(row)}: its {column} {shown(str(values[row]))} is no OSM id, which is below 2^63; "
+                        "correct or rename the column"
+                    )
+        yield kind or (_TYPES.get(str(types[row]).lower(), "") if number else ""), number
 
 
 def _parse_id(value: Any, *, bare: bool) -> tuple[str, int]:
+    """Type and id in a value; NO_ID stands for any number that is larger."""
     if isinstance(value, int | float):
-        return ("", int(value)) if bare and value == value and value > 0 and float(value).is_integer() else ("", 0)
+        whole = bare and value == value and value > 0 and float(value).is_integer()
+        return ("", min(int(value), NO_ID)) if whole else ("", 0)
     text = str(value).strip()
     if typed := _TYPED_ID.fullmatch(text):
-        return _TYPES[typed[1]], int(typed[2])
-    return ("", int(text)) if bare and text.isascii() and text.isdigit() else ("", 0)
+        return _TYPES[typed[1]], _number(typed[2])
+    return ("", _number(text)) if bare and text.isascii() and text.isdigit() else ("", 0)
 
 
-def _tags(frame: Any) -> list[dict[str, str]]:
+def _number(digits: str) -> int:
+    return min(int(digits), NO_ID) if len(digits.lstrip("0")) < 20 else NO_ID
+
+
+def _tags(columns: Mapping[str, list[Any]], count: int) -> list[dict[str, str]]:
     """The tag columns as one mapping a row; what is no text (missing values) is no tag."""
-    columns = [(name, frame[name].tolist()) for name in TAG_KEYS if name in frame]
-    return [{name: told[row] for name, told in columns if isinstance(told[row], str)} for row in range(len(frame))]
-
-
-def _no_polygons(path: Path) -> LabelError:
-    return LabelError(f"{path}: holds no polygons; labels need building outlines, not points or lines")
+    told = [(key, columns[key]) for key in TAG_KEYS if key in columns]
+    return [{key: values[row] for key, values in told if isinstance(values[row], str)} for row in range(count)]

@@ -31,7 +31,7 @@ class LocalAsset:
 
     @property
     def name(self) -> str:
-        return str(self.file)
+        return "".join(one if one.isprintable() else "?" for one in str(self.file))
 
     def path(self) -> Path:
         return self.file
@@ -48,9 +48,10 @@ class SceneItem:
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene or chip; its items and labels have the same pixel grid."""
+    """One scene or chip; its items have one pixel grid, which its labels share unless they are to be aligned."""
 
     name: str
     group: str
     items: tuple[SceneItem, ...] = ()
     labels: Asset | None = None
+    size: tuple[int, int] | None = None  # width and height of its images, told where labels are to be aligned to them

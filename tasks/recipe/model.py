@@ -6,6 +6,7 @@ that makes none is refused by name. Keys have their descriptions in the strings 
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
@@ -14,8 +15,8 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from tasks.recipe import parts, sources
 from tasks.recipe.parts import MANNER
+from tasks.recipe.tokens import as_stored, typed_tokens
 from tasks.recipe.yaml import OldNames, StrictModel, refused, renamed
-from tasks.secrets import redact_values
 
 MIN_BUILDING_FRACTION = 0.15  # of slippy maps, after the published set
 IGNORE_INDEX = 255  # wherever a pixel may be without a label
@@ -61,7 +62,11 @@ class Recipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, data: Any) -> Any:
-        return _with_defaults(renamed(data, cls.old_names)) if isinstance(data, Mapping) else data
+        if not isinstance(data, Mapping):
+            return data
+        for at, problem in typed_tokens(data):
+            raise refused(at, problem)  # alone: no other message may show what stands there
+        return _with_defaults(renamed(data, cls.old_names))
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,6 +108,12 @@ class Recipe(StrictModel):
             raise refused("classes", "expected a class with value 0 for what is no building")
 
     def _check_cells(self) -> None:
+        if self.area is not None and self.area.among == "buildings" and not self.draws_footprints:
+            raise refused(
+                "area.among",
+                f"buildings goes with footprints (labels.source: {', '.join(sources.FOOTPRINT_SOURCES)}), which tell "
+                f"where they are; labels.source is {self.labels.source}",
+            )
         imagery, scenes = self.imagery, isinstance(self.imagery, sources.SceneImagery)
         mlhub = isinstance(imagery, sources.MlhubImagery)
         if not self.draws_footprints and mlhub != (self.labels.source == "provided"):
@@ -176,7 +187,7 @@ class Recipe(StrictModel):
 
     def resolve(self, path: str) -> Path:
         """``path`` as the recipe means it: relative to the recipe's folder."""
-        return (self._folder / path).resolve()
+        return Path(os.path.realpath(self._folder / path))  # Path.resolve raises RuntimeError for a link to itself
 
     def in_folder(self, folder: Path) -> Self:
         """The same recipe with its paths relative to ``folder``."""
@@ -222,14 +233,14 @@ class Recipe(StrictModel):
                 "splits.groups": groups,
                 "splits.reserve": splits.holdout,
             }
-        return {key: redact_values(value) for key, value in common.items()}
+        return {key: as_stored(value) for key, value in common.items()}
 
     def public(self) -> dict[str, Any]:
-        """The recipe's values as JSON, tokens in URLs and headers replaced: what a store may hold."""
+        """The recipe's values as JSON, as a store may hold them: without what the headers say."""
         values = self.model_dump(mode="json")
         if headers := values["imagery"].get("headers"):
             values["imagery"]["headers"] = dict.fromkeys(headers, "***")
-        return {key: redact_values(value) for key, value in values.items()}
+        return {key: as_stored(value) for key, value in values.items()}
 
     def hash(self) -> str:
         """SHA-256 of the recipe's public values (not of its comments, layout or place on disk), as hex."""
@@ -237,7 +248,7 @@ class Recipe(StrictModel):
 
     def content_hash(self) -> str:
         """SHA-256 of the values that say what the samples are, and of no other, as hex."""
-        return _digest({key: redact_values(value) for key, value in parts.content_of(self).items()})
+        return _digest({key: as_stored(value) for key, value in parts.content_of(self).items()})
 
 
 def _digest(values: Mapping[str, Any]) -> str:

@@ -7,14 +7,14 @@ what the files and servers gave is hashed by itself. The string below a key is i
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 from pydantic.fields import FieldInfo
 
 from tasks.recipe.yaml import StrictModel, refused
 
 MAX_ZOOM = 24
 MANNER: Final = "manner"
-SECRET: Final = "secret"  # marks keys whose values no store, log or message may hold; manner too
+SECRET: Final = "secret"  # noqa: S105 - marks keys whose values no store, log or message may hold; manner too
 SplitName = Literal["train", "validation", "test"]
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -24,11 +24,37 @@ Color = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 
 
 def _box(value: list[float]) -> list[float]:
-    if len(value) == 4:
-        west, south, east, north = value
-        if -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90 and west != east:
-            return value
-    raise ValueError("expected [west, south, east, north] in degrees, south < north, west and east differing")
+    expected = "expected [west, south, east, north] in degrees, south < north, west and east differing"
+    if len(value) != 4:
+        raise ValueError(f"{expected} (got {len(value)} numbers)")
+    if not _on_globe(*value):
+        south, west, north, east = value
+        hint = "; longitude comes before latitude" if _on_globe(west, south, east, north) else ""
+        raise ValueError(f"{expected}{hint} (got {value})")
+    west, _, east, _ = value
+    wide = east - west if east > west else east - west + 360
+    # From or to the antimeridian no shorter way can be meant.
+    if wide > 180 and not (east > west and (west == -180 or east == 180)):
+        way = "over the antimeridian" if east < west else "eastwards"
+        raise ValueError(
+            f"from west {west:g} {way} to east {east:g} are {wide:g} degrees, over 180; if {360 - wide:g} degrees are "
+            "meant, swap west and east (west > east crosses the antimeridian, as in [179, -20, -179, -10]); for more "
+            "than 180 give area.geojson"
+        )
+    return value
+
+
+def _on_globe(west: float, south: float, east: float, north: float) -> bool:
+    there = -180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90
+    return there and west not in (east, east + 360)
+
+
+def _cloud_layers(value: Any) -> Any:
+    """Refuses what is neither in one message, where the union would make one of each of its parts."""
+    layers, others = ["provided", "cld", "scl"], ["auto", "union", "none"]
+    if value in (layers + others) or (isinstance(value, list) and value and all(one in layers for one in value)):
+        return value
+    raise ValueError(f"unknown value {value!r}; valid: {', '.join(others + layers)}, or a list of {', '.join(layers)}")
 
 
 def unless(default: Any) -> Any:
@@ -170,7 +196,11 @@ class ClassEntry(StrictModel):
 class Clouds(StrictModel):
     """Which pixels of an acquisition hide the ground, and what then."""
 
-    mask: Literal["auto", "union", "provided", "cld", "scl", "none"] | list[Literal["provided", "cld", "scl"]] = "none"
+    mask: Annotated[
+        Literal["auto", "union", "provided", "cld", "scl", "none"]
+        | Annotated[list[Literal["provided", "cld", "scl"]], Field(min_length=1)],
+        BeforeValidator(_cloud_layers),
+    ] = "none"
     """The layer that tells: the collection's own cloud mask, CLD or SCL; auto takes the first of them that there is,
     union what any that there is marks, a list what any of these marks, which must all be there; none."""
     max_fraction: Fraction = 0.0

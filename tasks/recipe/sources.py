@@ -1,12 +1,16 @@
 """Where imagery and labels come from, as recipes say it: one model for each source."""
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from tasks.recipe.parts import MANNER, SECRET, Cells, Fraction, Name, PatchGrid, unless
-from tasks.recipe.yaml import StrictModel
+from tasks.recipe.patterns import compiled, path_pattern
+from tasks.recipe.tokens import without_variables
+from tasks.recipe.yaml import StrictModel, refused
 
 Rate = Annotated[float, Field(gt=0)]
 SLIPPY_SOURCES = {"xyz": "url", "mapbox": "tileset", "ign": "layer"}  # each with the key that names the map
@@ -15,8 +19,8 @@ SLIPPY_SOURCES = {"xyz": "url", "mapbox": "tileset", "ign": "layer"}  # each wit
 def _template(value: str) -> str:
     if not re.match(r"https?://", value):
         raise ValueError("expected an http:// or https:// URL template")
-    valid = "{z} {x} {y} {-y} {q} {s} {token}"
-    known, names = (set(re.findall(r"\{([^{}]*)\}", text)) for text in (valid, value))
+    valid = "{z} {x} {y} {-y} {q} {s} {token} {env:NAME}"
+    known, names = (set(re.findall(r"\{([^{}]*)\}", text)) for text in (valid, without_variables(value)))
     if unknown := names - known:
         raise ValueError(f"unknown placeholder {{{min(unknown)}}}; valid: {valid}")
     if "q" not in names and not ({"z", "x"} <= names and names & {"y", "-y"}):
@@ -31,10 +35,44 @@ def _all_different(value: list[str]) -> list[str]:
 
 
 def _expression(value: str) -> str:
-    try:
-        re.compile(value)
-    except re.error as error:
-        raise ValueError(f"is no regular expression ({error})") from None
+    compiled(value)
+    return value
+
+
+def _images(value: str) -> str:
+    return path_pattern(value, ("scene", "band", "date"))
+
+
+def _rasters(value: str) -> str:
+    return path_pattern(value, ("scene",))
+
+
+# Of the query extension: the types that each compares with, and these in words.
+_ANY, _ORDERED, _TEXT = ((bool, int, float, str), "a value"), ((int, float, str), "a number or text"), ((str,), "text")
+QUERY_OPERATORS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(("eq", "neq", "contains"), _ANY),
+    **dict.fromkeys(("lt", "lte", "gt", "gte"), _ORDERED),
+    **dict.fromkeys(("startsWith", "endsWith"), _TEXT),
+    "in": ((list,), "a list"),
+}
+
+
+def _query(value: dict[str, Any]) -> dict[str, Any]:
+    for name, conditions in value.items():
+        if not isinstance(conditions, dict) or not conditions:
+            # Servers take a bare value for equality, which with cloud_cover: 30 nobody means.
+            shown = conditions if conditions or isinstance(conditions, int | float) else "..."
+            meant = f"{{in: {shown}}}" if isinstance(conditions, list) else f"{{eq: {shown}}} for just that"
+            if isinstance(conditions, int | float) and not isinstance(conditions, bool):
+                meant = f"{{lt: {shown}}} for less, {meant}"
+            raise ValueError(f"{name}: {conditions!r} names no operator; write {name}: {meant}")
+        for operator, wanted in conditions.items():
+            if operator not in QUERY_OPERATORS:
+                raise ValueError(f"{name}: no operator {operator!r}; there are {', '.join(sorted(QUERY_OPERATORS))}")
+            types, words = QUERY_OPERATORS[operator]
+            fits = isinstance(wanted, types) and not (isinstance(wanted, bool) and bool not in types)
+            if not fits or (isinstance(wanted, float) and not math.isfinite(wanted)):
+                raise ValueError(f"{name}: {operator} compares with {words}, not with {wanted!r}")
     return value
 
 
@@ -83,13 +121,13 @@ class SlippyImagery(Imagery):
 
 
 class XyzImagery(SlippyImagery):
-    """Any slippy map or WMTS in KVP form: ``{z} {x} {y} {-y} {q} {s} {token}`` in ``url``."""
+    """Any slippy map or WMTS in KVP form: ``{z} {x} {y} {-y} {q} {s} {token} {env:NAME}`` in ``url``."""
 
     source: Literal["xyz"]
     url: Annotated[str, AfterValidator(_template)]
     """Of a tile, with its placeholders. It names the map, so another URL is another dataset."""
     headers: Annotated[dict[str, str], MANNER, SECRET] = Field(default_factory=dict)
-    """Sent with every request; {token} stands for the token here too. No store holds their values."""
+    """Sent with every request; {token} and {env:NAME} stand for tokens here too. No store holds their values."""
     subdomains: Annotated[list[str], MANNER] = Field(default_factory=list)
     """What {s} stands for, in turn."""
     token_env: Annotated[str | None, MANNER] = None
@@ -103,6 +141,9 @@ class XyzImagery(SlippyImagery):
             raise ValueError("the url has {s}: give subdomains, for example [a, b, c]")
         if "{token}" in self.url and not self.token_env:
             raise ValueError("the url has {token}: give token_env, the environment variable that holds it")
+        for name, value in self.headers.items():
+            if "{token}" in value and not self.token_env:
+                raise refused(f"headers.{name}", "has {token}: give token_env, the environment variable that holds it")
         return self
 
 
@@ -148,12 +189,13 @@ class StacImagery(BandImagery):
 
     source: Literal["stac"]
     api: Annotated[Name, MANNER]
-    """A URL, the path of a static catalogue, or planetary-computer, earth-search, cdse."""
+    """A URL ({env:NAME} stands for a token), the path of a static catalogue, or planetary-computer, earth-search,
+    cdse."""
     collection: Name
     """The collection's id."""
     datetime: str = ""
     """An instant or interval as STAC APIs take it, e.g. 2023-08-01/2023-08-31."""
-    query: dict[str, Any] = Field(default_factory=dict)
+    query: Annotated[dict[str, Any], AfterValidator(_query)] = Field(default_factory=dict)
     """The query extension, e.g. {eo:cloud_cover: {lt: 60}}."""
     cells: Cells | None = None
     """What the samples are; grid says it for tiles too."""
@@ -175,7 +217,7 @@ class MlhubImagery(BandImagery):
     reader: Annotated[Literal["api", "source-coop", "local"], MANNER]
     """A server that speaks the MLHub v1 protocol, the mirror on Source Cooperative, or files on this machine."""
     url: Annotated[str | None, MANNER] = None
-    """Of api: base URL of the server; of source-coop: its proxy."""
+    """Of api: base URL of the server; of source-coop: its proxy. {env:NAME} stands for a token."""
     dataset: str | None = None
     """Of api: the dataset's id; of source-coop: account/product, perhaps with /prefix."""
     collections: list[Name] = Field(default_factory=list)
@@ -205,13 +247,13 @@ class ScenesImagery(BandImagery):
     """
 
     source: Literal["scenes"]
-    images: Annotated[Name, MANNER]
+    images: Annotated[Name, AfterValidator(_images), MANNER]
     """Path of the files, with placeholders."""
     file_bands: list[Name] = Field(default_factory=list)
     """Names of a file's bands in order, when more than ``bands``."""
     group: Annotated[str, AfterValidator(_expression)] | None = None
-    """A regular expression on the scene's name; what it matches is the group, e.g. ^[a-z]+."""
-    nodata: float | None = None
+    """A regular expression (RE2) on the scene's name; what it matches is the group, e.g. ^[a-z]+."""
+    nodata: Annotated[float, Field(allow_inf_nan=True)] | None = None
     """The value of pixels without data, where the files do not say."""
     windows: PatchGrid
 
@@ -246,7 +288,7 @@ class OverpassLabels(Labels):
 
     source: Literal["overpass"]
     url: Annotated[str, MANNER] = "https://overpass-api.de/api"
-    """Base URL of the API."""
+    """Base URL of the API; {env:NAME} stands for a token."""
     date: str | None = None
     """The state of OSM to ask for, e.g. 2024-01-01T00:00:00Z, on servers that keep the past."""
     attempts: Annotated[int, Field(ge=1, le=20), MANNER] = 4
@@ -264,7 +306,7 @@ class PbfLabels(Labels):
     path: Annotated[str | None, MANNER] = None
     """Of a file on this machine."""
     url: Annotated[str | None, MANNER] = None
-    """To download the extract from."""
+    """To download the extract from; {env:NAME} stands for a token."""
     checksum: Annotated[Annotated[str, AfterValidator(_checksum)] | None, MANNER] = None
     """md5:... or sha256:..., or the URL of a file that holds one."""
 
@@ -279,8 +321,8 @@ class RasterLabels(Labels):
     """A label raster on the pixel grid of each scene, tile or cell; ``path`` takes ``{scene}``, the sample's name."""
 
     source: Literal["rasters"]
-    path: Annotated[Name, MANNER]
-    """Of the rasters; ``{scene}`` stands for the sample's or the scene's name."""
+    path: Annotated[Name, AfterValidator(_rasters), MANNER]
+    """Of the rasters; ``{scene}`` stands for the sample's or the scene's name, ``*`` for anything within a name."""
     missing: Literal["error", "skip"] = "error"
     """What to do about a scene without its labels: end the run, or leave the scene out."""
     align: Annotated[Literal["exact", "nearest"], unless("exact")] = "exact"

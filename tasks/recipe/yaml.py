@@ -1,33 +1,32 @@
 """Strict YAML files: every refusal names file, line, key and the nearest valid name.
 
-Recipes and training configurations are both read through :func:`load_strict`. The YAML is the safe
-subset with the YAML 1.2 core scalars: ``no`` and ``2024-01-01`` stay strings, ``1e-3`` is a float, and
-a key that stands twice is refused.
+Recipes and training configurations are both read through :func:`load_strict`; what YAML they may hold, and how much of
+it, is said in :mod:`tasks.recipe.document`.
 """
 
 import difflib
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from tasks.errors import RecipeError
+from tasks.recipe.document import MAX_BYTES, MAX_DEPTH, MAX_SHOWN, Key, KeyPath, Lines, parse, shown
 
-Key = str | int
-KeyPath = tuple[Key, ...]
 OldNames = Mapping[tuple[str, ...], str]  # of keys, by their places in a file: the present name in the same mapping
 
-MAX_FILE_BYTES = 1 << 20
+MAX_PROBLEMS = 10  # that are told of one file
+_EXPECTED = "give the path of a YAML file"
 
 
 class StrictModel(BaseModel):
     """A model that takes no unknown key and converts no value silently."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
     old_names: ClassVar[OldNames] = {}  # of a model that is a whole file
 
@@ -79,34 +78,6 @@ def _holder(data: Any, at: tuple[str, ...]) -> Any:
     return data if isinstance(data, Mapping) and last in data else None
 
 
-class _CoreLoader(yaml.SafeLoader):
-    """SafeLoader restricted to YAML 1.2 core scalars."""
-
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 - PyYAML's own attribute
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("int", r"^[-+]?[0-9]+$", "-+0123456789"),
-    (
-        "float",
-        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-        "-+0123456789.",
-    ),
-):
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-# PyYAML would read a leading zero as octal.
-_CoreLoader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-
-
 def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read ``path`` as ``model``, after applying ``overrides`` of the form ``a.b=value`` (value in YAML).
 
@@ -119,63 +90,50 @@ def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        found = [(_place(data, item, model.old_names), _message(item)) for item in error.errors()]
-        raise RecipeError("\n".join(_located(path, lines, overrides, *problem) for problem in found)) from None
+        found = [(_place(data, item, model.old_names), _message(item)) for item in error.errors()[:MAX_PROBLEMS]]
+        told = [_located(path, lines, overrides, *problem) for problem in found]
+        more = error.error_count() - len(told)
+        raise RecipeError("\n".join([*told, *([f"{path}: and {more:,} more"] if more else [])])) from None
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
+def _read(path: Path) -> tuple[dict[str, Any], Lines]:
+    name = shown(str(path))
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise RecipeError(f"{path}: larger than {MAX_FILE_BYTES} bytes; expected a small YAML file")
-        loader = _CoreLoader(path.read_text(encoding="utf-8"))
-        root = loader.get_single_node()
-        if not isinstance(root, yaml.MappingNode):
-            raise RecipeError(f"{path}:1: expected a mapping of keys to values at the top")
-        lines: dict[KeyPath, int] = {}
-        _collect_lines(path, root, (), lines)
-        return loader.construct_document(root), lines
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):  # opening another kind may wait for ever
+            raise RecipeError(f"{name}: is a {'folder' if stat.S_ISDIR(mode) else 'special file'}; {_EXPECTED}")
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+        if len(raw) > MAX_BYTES:
+            raise RecipeError(f"{name}: larger than {MAX_BYTES:,} bytes; expected a small YAML file")
+        data, lines = parse(raw.decode(), lambda line: f"{name}:{line}")
     except OSError as error:
-        raise RecipeError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file") from None
+        raise RecipeError(f"{name}: cannot be read ({error.strerror}); {_EXPECTED}") from None
     except UnicodeDecodeError:
-        raise RecipeError(f"{path}: is not UTF-8 text; give the path of a YAML file") from None
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{line}: not valid YAML ({problem or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{path}: not valid YAML ({error})") from None
-
-
-def _collect_lines(path: Path, node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int]) -> None:
-    if len(at) > 32:
-        raise RecipeError(f"{path}:{node.start_mark.line + 1}: nested more than 32 deep; expected a plain file")
-    lines.setdefault(at, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if (*at, name) in lines:
-                raise RecipeError(f"{path}:{line}: key {name!r} stands twice; keep one of them")
-            lines[(*at, name)] = line
-            _collect_lines(path, value, (*at, name), lines)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _collect_lines(path, value, (*at, index), lines)
+        raise RecipeError(f"{name}: is not UTF-8 text; {_EXPECTED}") from None
+    except ValueError as error:  # of a path with a NUL
+        raise RecipeError(f"{name}: is no path ({error}); {_EXPECTED}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{name}:1: expected a mapping of keys to values at the top")
+    return data, lines
 
 
 def _apply(data: dict[str, Any], override: str, old_names: OldNames) -> None:
     key, sign, value = override.partition("=")
     parts = key.strip().split(".")
     if not sign or not all(parts):
-        raise RecipeError(f"--set {override!r}: expected key=value, for example --set grid.zoom=17")
-    try:
-        given = yaml.load(value, Loader=_CoreLoader)  # noqa: S506 - _CoreLoader is a SafeLoader
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set value {value!r} is not valid YAML: {error}") from None
+        start = re.match(r"[\w.-]*", override.strip()).group()  # type: ignore[union-attr]  # no value: it may be secret
+        raise RecipeError(f"--set {shown(start)!r}: expected key=value, for example --set grid.zoom=17")
+    if len(parts) > MAX_DEPTH or max(map(len, parts)) > MAX_SHOWN or not key.isprintable():
+        raise RecipeError(f"--set {shown(key)}: is no key; expected names with dots between them, as in grid.zoom")
+    if len(value) > MAX_BYTES:
+        raise RecipeError(f"--set {key.strip()}: its value is larger than {MAX_BYTES:,} bytes; write it in the file")
+    given, _ = parse(value, lambda _: f"--set {key.strip()}: its value")
     target: Any = data
     for depth, part in enumerate(parts, start=1):
         index: Any = part
         if isinstance(target, list):
-            if not part.isdigit() or int(part) >= len(target):
+            if not _is_index(part) or int(part) >= len(target):
                 where = ".".join(parts[:depth])
                 raise RecipeError(f"--set {key}: {where} is not one of the {len(target)} entries (0 is the first)")
             index = int(part)
@@ -194,6 +152,10 @@ def _apply(data: dict[str, Any], override: str, old_names: OldNames) -> None:
             (_holder(data, other) or {}).pop(other[-1], None)
 
 
+def _is_index(part: str) -> bool:
+    return re.fullmatch("[0-9]{1,9}", part) is not None
+
+
 def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> KeyPath:
     """Where in the file, by the names that it has there, an error lies."""
     at, context = _real_path(data, error["loc"]), error.get("ctx", {})
@@ -202,14 +164,14 @@ def _place(data: Any, error: ErrorDetails, old_names: OldNames) -> KeyPath:
     elif error["type"] == "union_tag_invalid":
         at = (*at, str(context["discriminator"]).strip("'"))
     elif error["type"] == "refused":
-        at = (*at, *(int(part) if part.isdigit() else part for part in str(context["at"]).split(".")))
+        at = (*at, *(int(part) if _is_index(part) else part for part in str(context["at"]).split(".")))
     for old, new in old_names.items():
         if at[: len(old)] == (*old[:-1], new) and _holder(data, old) is not None:
             at = (*old, *at[len(old) :])
     return at
 
 
-def _located(path: Path, lines: dict[KeyPath, int], overrides: Sequence[str], at: KeyPath, message: str) -> str:
+def _located(path: Path, lines: Lines, overrides: Sequence[str], at: KeyPath, message: str) -> str:
     dotted = ".".join(str(part) for part in at)
     if any(override.partition("=")[0].strip() == dotted for override in overrides):
         return f"--set {dotted}: {message}"
@@ -228,20 +190,20 @@ def _message(error: ErrorDetails) -> str:
     if kind in ("union_tag_invalid", "literal_error"):
         value, expected = context.get("tag", given), str(context.get("expected_tags") or context["expected"])
         valid = re.findall(r"'([^']+)'", expected) or [expected]
-        return f"unknown value {value!r}; {_hint(str(value), valid)}"
+        return f"unknown value {shown(repr(value))}; {_hint(str(value), valid)}"
     if kind == "refused":
         return str(context["message"])
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"expected a mapping of keys to values (got {given!r})"
+        return f"expected a mapping of keys to values (got {shown(repr(given))})"
     text = error["msg"].removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
     if kind in ("value_error", "unknown_key") or isinstance(given, dict | list):
         return text
-    return f"{text} (got {given!r})"
+    return f"{text} (got {shown(repr(given))})"
 
 
 def _hint(given: str, valid: Sequence[str]) -> str:
-    near = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(given[:MAX_SHOWN], valid, n=1, cutoff=0.5)
     listed = ", ".join(valid)
     return f"did you mean {near[0]!r}? (valid: {listed})" if near else f"valid: {listed}"
 

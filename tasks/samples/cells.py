@@ -1,31 +1,40 @@
 """From the cells of a recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from sys import intern
 from typing import Any
 
+import numpy as np
 import shapely
 import shapely.affinity
 import shapely.geometry
+from numpy.typing import NDArray
 
 from tasks.errors import AreaError
 from tasks.geo.georeference import Georeference, tile_georeference
 from tasks.geo.tiles import Tile, quadkey
-from tasks.geo.utm import cells_over, to_degrees, to_metres, utm_epsg
+from tasks.geo.utm import UtmCell, cells_over, to_degrees, to_metres, utm_epsg, utm_outlines
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, PolygonCells, TileCells, UtmCells
 from tasks.recipe.sources import SlippyImagery
-from tasks.samples.area import area_shape, candidate_tiles, check_sample, read_json, spread
+from tasks.samples.area import candidate_tiles, check_sample, wanted_outlines
+from tasks.samples.draw import equal_steps, even_order
+from tasks.samples.shapes import area_shape, check_degrees, read_json
+from tasks.samples.touched import Outlines, checked, touched_cells
 from tasks.samples.window import Window
 
 SAMPLED_FROM = 400_000  # so many cells may be enumerated to draw a sample of them
 _USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GOLDEN = 0.6180339887498949
+# What shapely raises for GeoJSON that is none.
+_NO_SHAPE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, shapely.errors.ShapelyError)
+Touched = Callable[[NDArray[np.object_]], NDArray[np.int64]]
 
 
-def cells(recipe: Recipe, work: Path) -> list[Window]:
+def cells(recipe: Recipe, work: Path, outlines: Outlines | None = None) -> list[Window]:
     """The windows that ``grid`` or ``imagery.cells`` lays over the area.
 
     Those of slippy maps are sorted by zoom, column and row, all others so that neighbours stand together.
@@ -33,15 +42,16 @@ def cells(recipe: Recipe, work: Path) -> list[Window]:
     A tile is named z/x/y, a UTM cell by its zone's EPSG code and the easting and northing in metres of its upper left
     corner (``32633/499200-5099520``), the cell of a polygon by its feature's id, or by its number when not every
     feature has an id of its own. Cells of one block of ``splits.block`` x ``splits.block``, of slippy maps the tiles
-    below one tile of ``splits.block_zoom``, share a group, as do cells of polygons that overlap. ``work`` holds the
-    polygon of a place once it was looked up.
-    Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``.
+    below one tile of ``splits.block_zoom``, share a group, as do cells of polygons that overlap. ``work`` holds what
+    was found out of a place and of footprints; ``outlines`` tells those that a sample among buildings is drawn by.
+    Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``; and what
+    ``outlines`` raises.
     """
     made, cap, block = recipe.cells, recipe.limits.max_tiles, recipe.splits.block_side
     if isinstance(made, PolygonCells):
         return polygon_windows(recipe.resolve(made.path), made, block, cap)
     if isinstance(made, TileCells):
-        tiles = candidate_tiles(recipe, work)
+        tiles = candidate_tiles(recipe, work, outlines)
         if not isinstance(recipe.imagery, SlippyImagery):
             return tile_windows(sorted(tiles, key=quadkey), made.size, lambda t: f"{t.z}/{t.x // block}-{t.y // block}")
         zoom = made.zoom if recipe.splits.by in ("tile", "sample") else recipe.block_zoom
@@ -50,7 +60,9 @@ def cells(recipe: Recipe, work: Path) -> list[Window]:
         raise TypeError("the recipe lays no cells over an area")
     if recipe.area.tiles is not None:
         raise AreaError("area.tiles goes with imagery.cells of kind tiles; give area.bbox, place or geojson for utm")
-    return utm_windows(area_shape(recipe.area, recipe.resolve, work), recipe.area, made, block, cap)
+    shape, among = area_shape(recipe, work), wanted_outlines(recipe.area, outlines)
+    touched = None if among is None else lambda laid: touched_cells(laid, shape, among, work)
+    return utm_windows(shape, recipe.area, made, block, cap, touched)
 
 
 def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str]) -> list[Window]:
@@ -61,17 +73,23 @@ def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str])
     ]
 
 
-def utm_windows(shape: Any, area: Area, made: UtmCells, block: int, cap: int) -> list[Window]:
-    """Windows for the UTM cells over ``shape`` (EPSG:4326), or for ``area.sample`` of them spread evenly."""
+def utm_windows(
+    shape: Any, area: Area, made: UtmCells, block: int, cap: int, touched: Touched | None = None
+) -> list[Window]:
+    """Windows for the UTM cells over ``shape`` (EPSG:4326), or for ``area.sample`` of them spread evenly.
+
+    ``touched``: the numbers, among the outlines of cells in degrees, of those that the sample is drawn from.
+    """
     check_sample(area, cap)
-    side, most = made.size * made.resolution, cap
-    advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
-    if area.sample is not None:
+    side = made.size * made.resolution
+    if area.sample is None:
+        advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
+        chosen = cells_over(shape, side, cap, f"the area holds about {{count}} cells, {advice}")
+    else:
         most = max(SAMPLED_FROM, 16 * area.sample)
         advice = f"a sample is drawn from at most {most:,}; take a smaller area or larger cells"
-    chosen = cells_over(shape, side, most, f"the area holds about {{count}} cells, {advice}")
-    if area.sample is not None:
-        chosen = spread(chosen, area.sample, area.seed * _GOLDEN % 1.0, "cells")
+        chosen = cells_over(shape, side, most, f"the area holds at least {{count}} cells, {advice}")
+        chosen = [chosen[number] for number in _drawn(chosen, side, area.sample, area.seed, touched)]
     if not chosen:
         raise AreaError("the area is empty: no cell lies in it; check area in the recipe")
     windows = []
@@ -80,6 +98,16 @@ def utm_windows(shape: Any, area: Area, made: UtmCells, block: int, cap: int) ->
         name = f"{epsg}/{_metres(west)}-{_metres(north)}"
         windows.append(_window(name, f"{epsg}/{column // block}-{row // block}", made, epsg, west, north))
     return windows
+
+
+def _drawn(laid: list[UtmCell], side: float, count: int, seed: int, touched: Touched | None) -> list[int]:
+    """The numbers of the cells that are drawn, in their order."""
+    if touched is None:
+        return list(equal_steps(len(laid), count, seed, _GOLDEN, "cells"))
+    among = touched(utm_outlines(laid, side))
+    column, row = np.array([(cell.column, cell.row) for cell in laid], dtype=np.int64).reshape(-1, 2)[among].T
+    checked(count, len(among), "cells")
+    return sorted(among[even_order(column, row, seed)[:count]].tolist())
 
 
 def _window(name: str, group: str, made: UtmCells | PolygonCells, epsg: int, west: float, north: float) -> Window:
@@ -157,13 +185,12 @@ def _features(path: Path, cap: int) -> list[tuple[dict[str, Any], Any]]:
 def _polygon(path: Path, number: int, feature: Any) -> Any:
     try:
         shape = shapely.geometry.shape(feature["geometry"])
-    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.GEOSException):
+    except _NO_SHAPE:
         shape = None
     if shape is None or shape.geom_type not in ("Polygon", "MultiPolygon") or shape.is_empty:
         raise AreaError(f"{path}: feature {number} is no polygon; expected Polygon or MultiPolygon in EPSG:4326")
-    west, south, east, north = shape.bounds
-    if not (west >= -540 and east <= 540 and south >= -90 and north <= 90):
-        raise AreaError(f"{path}: feature {number}: coordinates are not degrees ({shape.bounds}); expected EPSG:4326")
+    check_degrees(f"{path}: feature {number}", shape)
+    west, _, east, _ = shape.bounds
     if east - west > 180:  # cut at the antimeridian, as RFC 7946 has it
         parts = [shapely.affinity.translate(p, 360.0 * (p.bounds[2] <= 0)) for p in shapely.get_parts(shape)]
         shape = shapely.union_all(parts)
@@ -175,6 +202,6 @@ def _names(path: Path, ids: list[Any]) -> list[str]:
     if not all(_USABLE_ID.fullmatch(name) for name in given):
         return [str(number) for number in range(len(ids))]
     if len(set(given)) != len(given):
-        again = next(name for name in given if given.count(name) > 1)
+        again = Counter(given).most_common(1)[0][0]
         raise AreaError(f"{path}: the feature id {again!r} stands twice; every polygon needs an id of its own, or none")
     return given

@@ -5,17 +5,20 @@ follows from them (:mod:`tasks.state.transitions`). Every write is one transacti
 killed anywhere and continued from what the ledger says.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tasks.state.transitions import Image, State
+from tasks.state.transitions import Image, Standing, State
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the labels of a sample said. ``mask`` (see :mod:`tasks.state.masks`) is given for samples that pass."""
+    """What the labels of a sample said. ``mask`` (see :mod:`tasks.state.masks`) is given for samples that pass.
+
+    A mask stays for as long as labels are not measured again, also when another filter rejects the sample.
+    """
 
     name: str
     reason: str = ""  # of the rejection, one of tasks.state.transitions.LABEL_REASONS; "" when the sample passes
@@ -67,6 +70,19 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a filter judges of a candidate: both verdicts on it, and the fractions that they are from."""
+
+    name: str
+    standing: Standing
+    measured: bool  # its class fractions are those of the labels asked about
+    class_fractions: tuple[float, ...]  # empty where there is no label to judge
+    has_mask: bool
+    nodata_fraction: float | None  # None where nobody knows
+    has_image: bool  # its image was staged, whatever became of it
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """What one run leaves to the next besides the samples."""
 
@@ -89,6 +105,15 @@ class Ledger(AbstractContextManager["Ledger", None], Protocol):
     def record_fetched(self, outcomes: Iterable[Fetched]) -> None:
         """Record what became of requested images; attempts add up over runs."""
 
+    def judge(self, standings: Mapping[str, Standing]) -> None:
+        """Record how samples stand by name, where another filter has judged them."""
+
+    def measure_again(self, names: Iterable[str]) -> None:
+        """The labels of these samples are to be measured again, whatever they were measured for."""
+
+    def rename_key(self, former: str, key: str) -> None:
+        """What was measured for the key ``former`` counts as measured for ``key``, which says the same otherwise."""
+
     def forget_images(self, names: Iterable[str]) -> None:
         """The staged files of these samples are gone or damaged: their images are to be asked for again."""
 
@@ -104,11 +129,23 @@ class Ledger(AbstractContextManager["Ledger", None], Protocol):
     def names(self, *states: State) -> list[str]:
         """Candidates in any of ``states``, sorted."""
 
+    def names_by_reason(self, state: State, reason: str) -> list[str]:
+        """Candidates in ``state`` whose reason begins with ``reason``, sorted."""
+
     def known(self) -> list[str]:
         """Every sample there ever was, sorted; candidates or not."""
 
+    def answered(self) -> bool:
+        """Whether the source gave an answer to any sample there ever was, be it an image or that there is none."""
+
     def unmeasured(self, key: str) -> set[str]:
         """Candidates whose labels were not measured for this key."""
+
+    def recorded(self, key: str) -> Iterator[Recorded]:
+        """Of every candidate, what filters judge; ``key`` is of the labels that fractions are to be from."""
+
+    def class_fractions(self, *states: State) -> list[tuple[str, tuple[float, ...]]]:
+        """Name and class fractions of the candidates in any of ``states``, sorted by name."""
 
     def mask(self, name: str) -> bytes:
         """The mask of a sample that passed. Raises StoreError when the ledger has none."""

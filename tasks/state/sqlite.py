@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from tasks.errors import DiskError, StoreError
-from tasks.state.ledger import Fetched, Ledger, Measured, RunState, Sample
+from tasks.secrets import redact
+from tasks.state.ledger import Fetched, Ledger, Measured, Recorded, RunState, Sample
 from tasks.state.schema import SCHEMA_VERSION, make_tables, run_state, schema_of, set_run_state
 from tasks.state.transitions import Event, Image, Labels, Standing, State, after
 
@@ -24,10 +25,9 @@ BUSY_SECONDS = 60  # that a write waits for another process's
 
 _STANDINGS = [Standing(labels, "", image, "") for labels in Labels for image in Image]
 _SAID = (Event.LABELS_REJECT, Event.LABELS_ACCEPT)
-_ANSWER = attrgetter(
-    *("attempts", "bytes", "etag", "sha256", "nodata_fraction", "fetched_at"),
-    *("cloud_fraction", "acquired_at", "origin", "note", "name"),
-)
+_ANSWER = attrgetter("attempts", "bytes", "etag", "sha256", "nodata_fraction", "fetched_at")
+_ABOUT = attrgetter("cloud_fraction", "acquired_at")
+_STAND = "UPDATE sample SET labels = ?, labels_reason = ?, image = ?, image_reason = ? WHERE name = ?"
 _BATCH = 20_000  # names looked up at once
 
 
@@ -78,7 +78,7 @@ class SqliteLedger:
                           class_fractions = ?, building_fraction = ?, mask_sha256 = ? WHERE name = ?""",
                 [
                     (
-                        *_after(before[one.name], _SAID[one.passes], one.reason),
+                        *_after(before[one.name], _SAID[one.passes], _public(one.reason)),
                         key,
                         json.dumps(one.class_fractions) if one.class_fractions else None,
                         *(one.building_fraction, one.mask_sha256, one.name),
@@ -102,11 +102,28 @@ class SqliteLedger:
                           attempts = attempts + ?, bytes = ?, etag = ?, sha256 = ?, nodata_fraction = ?, fetched_at = ?,
                           cloud_fraction = ?, acquired_at = ?, origin = ?, note = ? WHERE name = ?""",
                 [
-                    _after(then, Event.IMAGE_ANSWERED, one.reason, one.image) + _ANSWER(one)
+                    (
+                        *_after(then, Event.IMAGE_ANSWERED, _public(one.reason), one.image),
+                        *_ANSWER(one),
+                        *_ABOUT(one),
+                        *(_public(one.origin), _public(one.note), one.name),
+                    )
                     for one in found
                     if (then := before.get(one.name)) is not None
                 ],
             )
+
+    def judge(self, standings: Mapping[str, Standing]) -> None:
+        with self._transaction() as db:
+            db.executemany(_STAND, ((*_columns(standing), name) for name, standing in standings.items()))
+
+    def measure_again(self, names: Iterable[str]) -> None:
+        with self._transaction() as db:
+            db.executemany("UPDATE sample SET measured = '' WHERE name = ?", ((name,) for name in names))
+
+    def rename_key(self, former: str, key: str) -> None:
+        with self._transaction() as db:
+            db.execute("UPDATE sample SET measured = ? WHERE measured = ?", (key, former))
 
     def forget_images(self, names: Iterable[str]) -> None:
         with self._transaction() as db:
@@ -138,12 +155,40 @@ class SqliteLedger:
         rows = self._rows(f"SELECT name FROM sample WHERE candidate AND {_in(*states)} ORDER BY name")  # noqa: S608
         return [str(name) for (name,) in rows]
 
+    def names_by_reason(self, state: State, reason: str) -> list[str]:
+        rows = self._rows(
+            f"""SELECT name, labels, labels_reason, image, image_reason FROM sample
+                WHERE candidate AND {_in(state)} ORDER BY name"""  # noqa: S608
+        )
+        return [name for name, *verdicts in rows if _standing(*verdicts).reason.startswith(reason)]
+
     def known(self) -> list[str]:
         return [str(name) for (name,) in self._rows("SELECT name FROM sample ORDER BY name")]
+
+    def answered(self) -> bool:
+        none = (Image.UNKNOWN.value, Image.FAILED.value)
+        return bool(self._rows("SELECT 1 FROM sample WHERE image NOT IN (?, ?) LIMIT 1", *none))
 
     def unmeasured(self, key: str) -> set[str]:
         rows = self._rows("SELECT name FROM sample WHERE candidate AND measured IS NOT ?", key)
         return {str(name) for (name,) in rows}
+
+    def recorded(self, key: str) -> Iterator[Recorded]:
+        with self._guard():
+            for name, labels, why, image, reason, measured, fractions, mask, nodata, sha256 in self._db.execute(
+                """SELECT name, labels, labels_reason, image, image_reason, measured IS ?, class_fractions,
+                          mask_sha256 != '', nodata_fraction, sha256 IS NOT NULL
+                   FROM sample WHERE candidate ORDER BY name""",
+                (key,),
+            ):
+                standing = _standing(labels, why, image, reason)
+                yield Recorded(name, standing, bool(measured), _fractions(fractions), bool(mask), nodata, bool(sha256))
+
+    def class_fractions(self, *states: State) -> list[tuple[str, tuple[float, ...]]]:
+        rows = self._rows(
+            f"SELECT name, class_fractions FROM sample WHERE candidate AND {_in(*states)} ORDER BY name"  # noqa: S608
+        )
+        return [(name, _fractions(fractions)) for name, fractions in rows]
 
     def mask(self, name: str) -> bytes:
         rows = self._rows("SELECT bits FROM mask WHERE name = ?", name)
@@ -158,7 +203,7 @@ class SqliteLedger:
                 FROM sample WHERE candidate AND {_in(State.STAGED)} ORDER BY name"""  # noqa: S608
         )
         return [
-            Sample(name, mask, image, nodata, fetched, tuple(json.loads(fractions or "[]")), *rest)
+            Sample(name, mask, image, nodata, fetched, _fractions(fractions), *rest)
             for name, mask, image, nodata, fetched, fractions, *rest in rows
         ]
 
@@ -285,17 +330,29 @@ def _happen(db: sqlite3.Connection, event: Event, names: Iterable[str]) -> None:
     for first in range(0, len(rest), _BATCH):
         before = _verdicts(db, rest[first : first + _BATCH])
         changes = ((name, then, _after(then, event)) for name, then in before.items())
-        db.executemany(
-            "UPDATE sample SET labels = ?, labels_reason = ?, image = ?, image_reason = ? WHERE name = ?",
-            ((*now, name) for name, then, now in changes if now != then),
-        )
+        db.executemany(_STAND, ((*now, name) for name, then, now in changes if now != then))
 
 
 @functools.lru_cache(maxsize=4096)
 def _after(then: _Verdicts, event: Event, reason: str = "", image: Image = Image.UNKNOWN) -> _Verdicts:
-    now = after(_standing(*then), event, reason, image)
+    return _columns(after(_standing(*then), event, reason, image))
+
+
+def _columns(now: Standing) -> _Verdicts:
     return now.labels.value, now.labels_reason, now.image.value, now.image_reason
 
 
+def _public(text: str) -> str:
+    """What a server or a file said, without secrets."""
+    return redact(text) if text else ""
+
+
+@functools.lru_cache(maxsize=4096)
+def _fractions(told: str | None) -> tuple[float, ...]:
+    """Class fractions as the database has them: most candidates have those of many others."""
+    return tuple(json.loads(told)) if told else ()
+
+
+@functools.lru_cache(maxsize=4096)
 def _standing(labels: str, labels_reason: str, image: str, image_reason: str) -> Standing:
     return Standing(Labels(labels), labels_reason, Image(image), image_reason)

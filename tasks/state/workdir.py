@@ -7,12 +7,13 @@ import os
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tasks.atomic import disk_error
 from tasks.errors import BusyError, DiskError, StoreError
 from tasks.secrets import redact
 
@@ -92,19 +93,31 @@ class WorkDir:
             try:
                 yield
             finally:
-                os.ftruncate(handle, 0)
+                with suppress(OSError):  # it would hide what ended the build, and a lock that is let go holds nothing
+                    os.ftruncate(handle, 0)
         finally:
             os.close(handle)
 
     def _refused(self, error: OSError) -> DiskError | StoreError:
-        kind = DiskError if error.errno == errno.ENOSPC else StoreError
-        return kind(f"{self.root}: cannot be made ({error.strerror}); choose another --store")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return disk_error(self.root, error)
+        return StoreError(f"{self.root}: cannot be made ({error.strerror or error}); choose another --store")
 
 
 def local_path(store: str) -> Path | None:
     """The path of a local store, None for one in an object store. Raises StoreError for what is neither."""
-    parts = urlsplit(store)
+    if not store.strip() or any(sign < " " for sign in store):
+        raise StoreError(f"{redact(store)!r}: expected a local path or s3://bucket/prefix, without control characters")
+    try:
+        parts = urlsplit(store)
+    except ValueError:  # brackets that are no IPv6 address
+        parts = urlsplit("none://")
     if parts.scheme == "s3":
+        if re.search("[@:]", parts.netloc) or parts.query or parts.fragment:
+            raise StoreError(
+                f"{redact(store)}: expected s3://bucket/prefix; credentials come from AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY"
+            )
         return None
     if parts.scheme not in ("", "file"):
         raise StoreError(f"{redact(store)}: expected a local path or s3://bucket/prefix")

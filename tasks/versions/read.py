@@ -3,17 +3,21 @@
 Light to import: training does, and whoever only reads. What a version holds is listed in :mod:`tasks.versions.schema`.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import icechunk
+import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from tasks.errors import DiskError, StoreError
 from tasks.secrets import redact
@@ -23,7 +27,11 @@ from tasks.versions.schema import FORMER_ATTRIBUTES, FORMER_NAMES, READABLE, SPL
 __doc__ = f"{__doc__}\n{table()}\n"
 
 BRANCH = "main"
+_DAMAGED = "the store is damaged: put back a copy of it, or build the version again in another store"
 _CHECK = "check the bucket, the AWS_* credentials and AWS_ENDPOINT_URL"
+
+# The process that opened a store first: Icechunk's threads are of that process, and no fork takes them along.
+_opened_by: list[int] = []
 
 # Local storage warns at every open that only one process may commit; the build's lock sees to that.
 icechunk.set_logs_filter("error")
@@ -40,11 +48,20 @@ class VersionInfo:
     metadata: dict[str, Any]
 
 
+class Samples(NamedTuple):
+    """The pixels of some samples."""
+
+    images: NDArray[Any]  # (sample, band, y, x), uint8, uint16, int16 or float32
+    masks: NDArray[np.uint8]  # (sample, y, x), class values
+    cloud_mask: NDArray[np.uint8] | None  # (sample, y, x), 1 where clouds hide the ground
+
+
 @dataclass(frozen=True)
 class SplitArrays:
     """The arrays of one split, by their present names whatever the schema."""
 
     group: zarr.Group
+    where: str = "store"  # store and version, for messages
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
@@ -79,13 +96,59 @@ class SplitArrays:
 
     def array(self, name: str) -> Any:
         """A whole array of the split in memory, such as ``tile`` or ``class_fraction``. Raises StoreError."""
-        return self._array(name)[:]
+        with self._damage(name):
+            return self._array(name)[:]
+
+    def samples(self, rows: slice, *, check: bool = True) -> Samples:
+        """The pixels of some samples, whole chunks at best; ``check``: see that they are those that were written.
+
+        Versions before schema 3 hold no hashes to see it by. Raises StoreError, naming the first sample that differs.
+        """
+        with self._damage(f"samples {rows.start or 0} to {rows.stop}"):
+            clouds = self.cloud_mask
+            found = Samples(
+                np.asarray(self.image[rows]),
+                np.asarray(self.mask[rows]),
+                None if clouds is None else np.asarray(clouds[rows]),
+            )
+        if not check:
+            return found
+        first = rows.start or 0
+        for what, pixels, hashes in zip(("image", "mask"), found[:2], self._hashes, strict=True):
+            for row, (one, expected) in enumerate(zip(pixels, hashes[rows], strict=False)):
+                if hashlib.sha256(np.ascontiguousarray(one).data).digest() != expected.tobytes():
+                    name = self.sample_id[first + row]
+                    raise StoreError(f"{self._named}: the {what} of sample {name} is not the one written; {_DAMAGED}")
+        return found
+
+    @cached_property
+    def _hashes(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Of images and masks, uint8 (sample, 32); (0, 32) where the version has none."""
+        names = ("image_sha256", "mask_sha256")
+        if any(name not in self for name in names):
+            return (np.empty((0, 32), np.uint8),) * 2
+        return self.array(names[0]), self.array(names[1])
+
+    @property
+    def _named(self) -> str:
+        return f"{self.where}, {self.group.name.strip('/')}"
+
+    @contextmanager
+    def _damage(self, what: str) -> Iterator[None]:
+        """Tell what codecs raise, which meet bytes that nobody wrote."""
+        try:
+            with store_errors(self.where):
+                yield
+        except (RuntimeError, ValueError, TypeError) as error:
+            said = " ".join(str(error).split())[:200] or type(error).__name__
+            raise StoreError(f"{self._named}: {what} cannot be read ({said}); {_DAMAGED}") from None
 
     def _name(self, name: str) -> str:
         """What the version calls an array."""
         return name if name in self.group else FORMER_NAMES.get(name, name)
 
     def _array(self, name: str) -> zarr.Array[Any]:
+        refuse_after_fork()
         found = self.group.get(self._name(name))
         if not isinstance(found, zarr.Array):
             there = ", ".join(sorted(self.group.array_keys()))
@@ -115,11 +178,12 @@ class DatasetVersion:
 
     def split(self, name: str) -> SplitArrays:
         """The arrays of ``train``, ``validation`` or ``test``. Raises StoreError for another name."""
+        refuse_after_fork()
         group = self.root.get(name)
         if not isinstance(group, zarr.Group):
             known = ", ".join(sorted(self.root.group_keys()))
             raise StoreError(f"{self.uri}@{self.version}: no split {name!r}; there are {known or 'none'}")
-        return SplitArrays(group)
+        return SplitArrays(group, f"{self.uri}@{self.version}")
 
 
 @dataclass(frozen=True)
@@ -146,14 +210,29 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
     return reference, None
 
 
+def refuse_after_fork() -> None:
+    """Raise StoreError in a forked child of a process that has opened a store, where reading would hang for ever."""
+    if _opened_by and _opened_by[0] != os.getpid():
+        raise StoreError(
+            "a store was opened before this process was forked, and Icechunk cannot be used in both; start workers "
+            'afresh, as with DataLoader(..., multiprocessing_context="spawn"), or open the store in the workers alone'
+        )
+
+
 def storage_of(uri: str) -> icechunk.Storage:
     """Icechunk storage of a local path or an ``s3://bucket/prefix`` (credentials from the environment)."""
+    refuse_after_fork()
+    _opened_by[:] = [os.getpid()]
     parts = urlsplit(uri)
     if parts.scheme == "s3":
         prefix = parts.path.strip("/")
         if not parts.netloc or not prefix:
             raise StoreError(f"{uri}: expected s3://bucket/prefix")
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            from tasks.versions.endpoint import see_that_it_answers  # reading files should not import requests
+
+            see_that_it_answers(endpoint, parts.netloc)
         return icechunk.s3_storage(
             bucket=parts.netloc,
             prefix=prefix,
@@ -190,9 +269,9 @@ def _plain(text: str) -> str:
 def find_repository(uri: str) -> icechunk.Repository | None:
     """The repository at ``uri``; None when there is none. Raises StoreError when it cannot be read."""
     path = local_path(uri)
-    if path is not None and not path.is_dir():  # Icechunk would make the folder
-        return None
     with store_errors(uri):
+        if path is not None and not path.is_dir():  # Icechunk would make the folder
+            return None
         try:
             return icechunk.Repository.open(storage_of(uri))
         except icechunk.IcechunkError as error:

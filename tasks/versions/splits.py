@@ -49,7 +49,7 @@ def assign_splits(units: Mapping[str, str], known: Mapping[str, str], splits: Sp
 def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: Splits) -> dict[str, str]:
     """Cut the hash order where the running sum of samples is nearest to the shares' sums.
 
-    With at least as many units as splits with a share, each of those gets one unit or more.
+    With at least as many units as splits with a share, each of those gets one unit or more; with fewer, train does.
     """
     shares = splits.shares
     targets = np.cumsum(largest_remainder(sum(sizes), shares))
@@ -61,7 +61,17 @@ def _first_cut(order: Sequence[str], sizes: Sequence[int], splits: Splits) -> di
         cuts[1] = max(cuts[1], cuts[0] + int(wanted[1]))
         cuts[1] = min(cuts[1], len(order) - int(wanted[2]))
         cuts[0] = min(cuts[0], cuts[1] - int(wanted[1]))
+    elif wanted[0]:
+        cuts = [max(cut, 1) for cut in cuts]
     return {name: TRAIN if i < cuts[0] else VALIDATION if i < cuts[1] else TEST for i, name in enumerate(order)}
+
+
+def wanted_splits(splits: Splits) -> list[str]:
+    """The splits that a recipe asks for: those with a share, with groups of their own, or with what is held out."""
+    asked = {split for split, share in zip(SPLITS, splits.shares, strict=True) if share > 0}
+    asked |= {split for split, names in splits.groups.items() if names}
+    asked |= {VALIDATION} if splits.holdout else set()
+    return [split for split in SPLITS if split in asked]
 
 
 def _with_newcomers(

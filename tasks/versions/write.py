@@ -96,9 +96,14 @@ def open_or_create(uri: str) -> icechunk.Repository:
             with store_errors(uri):
                 icechunk.Repository.create(storage_of(uri), **FORMAT)
     elif not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        path = path.resolve()  # a link stays one, and what it leads to becomes the store
         # Made beside its place and moved there, so that a process that dies meanwhile leaves no half of a store.
-        making = path.with_name(f".{path.name}.new")
+        # Nothing can be moved to where a disk is mounted.
+        making = path if path.is_mount() else path.with_name(f".{path.name}.new")
         with store_errors(uri):
+            if making is path:
+                icechunk.Repository.create(storage_of(str(path)), **FORMAT)
+                return open_repository(uri)
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir(parents=True)
             icechunk.Repository.create(storage_of(str(making)), **FORMAT)

@@ -4,7 +4,7 @@
 (8-bit grey: the class values) and ``SPLIT/masks_rgb/NAME.png`` (the classes' colours). ``geotiff``:
 ``SPLIT/images/NAME.tif`` (all bands, the stored values) and ``SPLIT/masks/NAME.tif`` (the class values with a colour
 table; the ignore_index is nodata). Both: ``SPLIT/unusable/NAME`` (1 under clouds) where the version has a cloud mask,
-``samples.csv`` and ``dataset.json``.
+``samples.csv`` (tasks.views.listing) and ``dataset.json``.
 """
 
 import csv
@@ -32,6 +32,8 @@ from tasks.geo.georeference import Georeference, tile_georeference
 from tasks.geo.tiles import Tile
 from tasks.secrets import redact
 from tasks.versions.read import DatasetVersion, SplitArrays, store_errors
+from tasks.views.listing import header
+from tasks.views.listing import rows as sample_rows
 from tasks.views.picture import viewable
 
 FORMATS = ("png", "geotiff")
@@ -59,6 +61,7 @@ class _Sample(NamedTuple):
     mask: NDArray[np.uint8]  # (y, x)
     cloud_mask: NDArray[np.uint8] | None
     georeference: Georeference | None
+    holes: bool  # whether there are pixels without imagery, which are 0 in every band
 
 
 class _Colors(NamedTuple):
@@ -88,11 +91,11 @@ def export_version(
     write = functools.partial(_write_png if file_format == "png" else _write_geotiff, bands=bands, colors=colors)
     total, done, files, georeferenced = sum(len(split) for split in arrays.values()), 0, 0, 0
     with _filled(out) as folder, (folder / "samples.csv").open("w", newline="", encoding="utf-8") as listing:
-        rows = csv.writer(listing, lineterminator="\n")
-        rows.writerow(["split", "name", "sample_id"])
+        rows, classes = csv.writer(listing, lineterminator="\n"), [str(one["name"]) for one in attributes["classes"]]
+        rows.writerow(header(classes))
         for name, split in arrays.items():
             names = file_names(split.sample_id)
-            rows.writerows((name, *pair) for pair in zip(names, split.sample_id, strict=True))
+            rows.writerows(sample_rows(name, split, names, classes))
             for chunk in _chunks(version.uri, split, names):
                 for sample in chunk:
                     files += write(folder / name, sample)
@@ -111,8 +114,9 @@ def _filled(out: Path) -> Iterator[Path]:
 
     It lies within ``out``, so that renaming works where ``out`` is a file system of its own.
     """
-    made, part = not out.exists(), out / PART
+    made, part = False, out / PART
     try:
+        made = not out.exists()
         if not made:
             other = next((entry.name for entry in sorted(out.iterdir()) if entry.name != PART), None)
             if other is not None:
@@ -137,16 +141,20 @@ def _filled(out: Path) -> Iterator[Path]:
 
 def _chunks(uri: str, split: SplitArrays, names: Sequence[str]) -> Iterator[list[_Sample]]:
     """The samples of a split, a chunk of its image array at a time."""
-    image, clouds = split.image, split.cloud_mask
     with store_errors(uri):
+        image = split.image
         places = _georeferences(split, width=image.shape[3])
+        nodata = split.array("nodata_fraction") if "nodata_fraction" in split else np.zeros(len(split))
+        holes = (nodata > 0).tolist()
     step = image.chunks[0]
     for start in range(0, len(split), step):
-        part = slice(start, start + step)
-        with store_errors(uri):
-            images, masks = np.asarray(image[part]), np.asarray(split.mask[part])
-            hidden = [None] * len(images) if clouds is None else list(np.asarray(clouds[part]))
-        yield [_Sample(*sample) for sample in zip(names[part], images, masks, hidden, places[part], strict=True)]
+        part = slice(start, min(start + step, len(split)))
+        images, masks, clouds = split.samples(part)
+        hidden = [None] * len(images) if clouds is None else list(clouds)
+        yield [
+            _Sample(*sample)
+            for sample in zip(names[part], images, masks, hidden, places[part], holes[part], strict=True)
+        ]
 
 
 def _georeferences(split: SplitArrays, width: int) -> list[Georeference | None]:
@@ -265,8 +273,11 @@ def _geotiff(sample: _Sample, pixels: NDArray[Any], bands: Sequence[str], colors
             raise StoreError(f"{sample.name}: has the CRS {lies.crs!r}, which PROJ does not know ({error})") from None
     if colors is not None:
         profile["nodata"] = colors.ignore_index
-    elif pixels.dtype != np.uint8 or count != 3:
-        profile["photometric"] = "minisblack"  # or GDAL takes the fourth of four bands for transparency
+    else:
+        if pixels is sample.image and (sample.holes or pixels.dtype != np.uint8):  # a picture may be black all the same
+            profile["nodata"] = 0
+        if pixels.dtype != np.uint8 or count != 3:
+            profile["photometric"] = "minisblack"  # or GDAL takes the fourth of four bands for transparency
     with warnings.catch_warnings(), MemoryFile() as memory:
         if lies is None:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)

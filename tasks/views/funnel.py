@@ -8,7 +8,8 @@ import numpy as np
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import SlippyImagery
 from tasks.state.ledger import Ledger
-from tasks.state.transitions import CLOUDS, LABEL_REASONS, NODATA, State
+from tasks.state.transitions import CLOUDS, NODATA, State
+from tasks.views.words import percent
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Funnel:
         fractions = np.array(ledger.building_fractions())
         minimum = recipe.filter.min_building_fraction
         nodata, clouds = rejected.get(NODATA, 0), rejected.get(CLOUDS, 0)
-        by_labels = sum(rejected.get(reason, 0) for reason in LABEL_REASONS)
+        by_labels = sum(rejected.values()) - nodata - clouds
         selected = sum(counts.values()) - counts[State.PLANNED] - by_labels
         lower = sorted({round((minimum or 0) * factor, 4) for factor in (0.2, 0.5, 0.8)})
         return cls(
@@ -64,7 +65,7 @@ class Funnel:
         else:
             passing = [
                 ("with any building", self.with_building),
-                (f"with at least {self.minimum:.0%} building", self.selected),
+                (f"with at least {percent(self.minimum)} building", self.selected),
             ]
         return [(f"candidate {self.what}s", self.candidates), *passing]
 

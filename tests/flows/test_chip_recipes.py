@@ -121,9 +121,10 @@ def test_landcovernet_africa_from_the_mirror(tmp_path: Path, sandbox: Running, l
     assert_landcovernet(tmp_path / "store", landcovernet)
     assert_shares(summary, 5, 5)
     asked = [one.key for one in sandbox.requests[before:] if one.endpoint == "source_coop_get"]
-    # Of the bands only those of the chosen dates, of S1 and SCL nothing: CLD tells of the clouds.
-    wanted = {name: sum(f"_{name}_10m" in key for key in asked) for name in ("B04", "B03", "B02", "B08", "VV", "SCL")}
-    assert wanted == {"B04": 5, "B03": 5, "B02": 5, "B08": 0, "VV": 0, "SCL": 0}
+    # Of the bands only those of the chosen dates, of S1 nothing; CLD and SCL both tell of the clouds.
+    names = ("B04", "B03", "B02", "B08", "VV", "SCL", "CLD")
+    wanted = {name: sum(f"_{name}_10m" in key for key in asked) for name in names}
+    assert wanted == {"B04": 5, "B03": 5, "B02": 5, "B08": 0, "VV": 0, "SCL": 24, "CLD": 24}
     assert len(asked) == len(set(asked))
     assert_unchanged("landcovernet-africa", tmp_path / "store", overrides, sandbox)
 

@@ -258,7 +258,8 @@ def test_recorded_item(shared_data: Path) -> None:
 def test_recorded_pages_of_items(replay: tuple[Replay, list[web.BaseRequest]]) -> None:
     server, got = replay
     before = len(got)
-    items = list(MlhubApi(f"{server.url}/mlhub/v1", Client(RetryPolicy(1, 600.0, 0.01), 10)).items(SOURCE))
+    pages = MlhubApi(f"{server.url}/mlhub/v1", Client(RetryPolicy(1, 600.0, 0.01), 10)).items(SOURCE)
+    items = [item for page in pages for item in page]
     assert len(items) == len({item["id"] for item in items}) == 52
     assert len(got) - before == 6
     assert all(recognise(f"{item['id']}/{key}.tif") for item in items for key in item["assets"])

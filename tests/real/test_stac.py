@@ -16,16 +16,18 @@ from infra.sandbox.services.scripted import Reply
 from tasks.imagery.clouds import cloud_mask, fraction
 from tasks.imagery.select import Refusal, Selected, select
 from tasks.imagery.stac.catalogue import StacCatalogue
+from tasks.imagery.stac.documents import Documents
 from tasks.imagery.stac.items import read_items
 from tasks.imagery.stac.presets import endpoint_of
 from tasks.imagery.stac.reader import retry_policy
 from tasks.imagery.stac.reflectance import rule_of
-from tasks.imagery.stac.search import StacIO, find_items
+from tasks.imagery.stac.search import find_items
 from tasks.imagery.stac.signing import Signer
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Clouds
 from tasks.recipe.sources import Dates
 from tasks.samples.window import Window
+from tasks.web.client import Client
 from tests.support.catalogues import windows_of
 from tests.support.stac_items import recipe
 from tests.support.stac_server import Asked, FileServer, absolute, rustac_api
@@ -199,8 +201,9 @@ class Recording(FileServer):
 def replayed(server: FileServer, bands: list[str], **imagery: Any) -> tuple[list[Any], Recipe]:
     wanted = recipe(server.url, bands, imagery=imagery)
     endpoint = endpoint_of(server.url, Path)
-    io = StacIO(endpoint, retry_policy(1, 10.0), 10.0)
-    found = find_items(endpoint, wanted.imagery, [(-180.0, -90.0, 180.0, 90.0)], io)  # type: ignore[arg-type]
+    with Client(retry_policy(1, 10.0), 10.0) as client:
+        documents, everywhere = Documents(client, endpoint.remote), [(-180.0, -90.0, 180.0, 90.0)]
+        found = find_items(endpoint, wanted.imagery, everywhere, documents)  # type: ignore[arg-type]
     items, left_out = read_items(found, wanted, remote=True)
     assert not left_out
     return items, wanted

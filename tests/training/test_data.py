@@ -100,8 +100,8 @@ def test_a_lost_chunk_is_told_with_the_store(tmp_path: Path) -> None:
     broken = make_store(tmp_path / "broken")
     for path in (tmp_path / "broken" / "chunks").iterdir():
         path.unlink()
-    with pytest.raises(StoreError, match="the store"):
-        list(SplitReader(broken.split("train"), 4, name="the store"))
+    with pytest.raises(StoreError, match="broken@v1"):
+        list(SplitReader(broken.split("train"), 4))
 
 
 def test_the_digest_is_of_the_contents(tmp_path: Path) -> None:

@@ -77,6 +77,22 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [1.0] * 4}, "3 bands, 4 of mean and 3 of std"),
+        ({"bands": [], "mean": [], "std": []}, "0 bands"),
+        ({"std": [0.0, 1.0, 1.0]}, "expected finite numbers as mean, and as std such above 0"),
+        ({"side": "x"}, "side: Input should be a valid integer"),
+    ],
+)
+def test_data_that_cannot_be(folder: Path, changes: dict[str, object], message: str) -> None:
+    data = folder / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | changes))
+    with pytest.raises(TrainingError, match=rf"data\.json: not a model's data file \({message}"):
+        load_model(folder)
+
+
 def test_a_picture_of_predictions(folder: Path, version: DatasetVersion, tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     predictions_picture(version.uri, folder, path, count=3)

@@ -5,24 +5,26 @@ names and to no other: not to the storage that it redirects to, nor into a messa
 """
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, quote, urlencode, urljoin, urlsplit
+from urllib.parse import quote, urlencode, urljoin, urlsplit
 
 from tasks.errors import CredentialError, SourceError
-from tasks.imagery.mlhub.archives import read_archive
+from tasks.imagery.mlhub.archives import BrokenArchiveError, read_archive
 from tasks.imagery.mlhub.layouts import Choice, Collector
-from tasks.imagery.mlhub.remote import RemoteAsset, ask
+from tasks.imagery.mlhub.remote import Pages, RemoteAsset, ask
 from tasks.raster.scene import Scene
 from tasks.recipe.sources import MlhubImagery
+from tasks.recipe.tokens import filled
 from tasks.secrets import find_secret, redact
 from tasks.web.client import Client
 from tasks.web.download import Manner, download
+from tasks.web.origins import carries, origin, without_secrets_of
 
 KEY_VARIABLE, KEY_BLOCK = "MLHUB_API_KEY", "mlhub-api-key"
 _RETIRED = ("api.radiant.earth",)
@@ -34,6 +36,7 @@ _ALTERNATIVES = (
 _AZURE = ".blob.core.windows.net"
 _REDIRECTS = (301, 302, 303, 307, 308)
 _DOWNLOAD_SECONDS = 24 * 3600.0
+_SHOWN, _LONG = 100, 100  # names in a message, and characters of each
 _EXTENSIONS = {"image/tiff": ".tif", "image/geotiff": ".tif"}
 
 
@@ -61,7 +64,7 @@ class MlhubApi:
         """Ids of a dataset's collections. Raises SourceError, which names the server's datasets when it lacks this."""
         answer = self._json(f"{self.url}/datasets/{quote(dataset, safe='')}")
         if answer is None:
-            there = ", ".join(sorted(_ids(self._json(f"{self.url}/datasets")))) or "none"
+            there = _listed(sorted(_ids(self._json(f"{self.url}/datasets"))))
             raise SourceError(
                 f"{redact(self.url)}: has no dataset {dataset!r}; it has {there}. Correct imagery.dataset."
                 f" {_ALTERNATIVES}"
@@ -71,19 +74,18 @@ class MlhubApi:
             raise SourceError(f"{redact(self.url)}: dataset {dataset!r} names no collection; is this an MLHub server?")
         return found
 
-    def items(self, collection: str) -> Iterator[dict[str, Any]]:
-        """All STAC items of a collection, page by page. Raises SourceError."""
+    def items(self, collection: str) -> Iterator[list[dict[str, Any]]]:
+        """All STAC items of a collection, a page at a time. Raises SourceError."""
         first = url = f"{self.url}/collections/{quote(collection, safe='')}/items"
-        asked = set()
+        asked: set[str] = set()
         while url and url not in asked:
             asked.add(url)
             page = self._json(url)
             if not isinstance(page, dict) or not isinstance(page.get("features"), list):
                 status = 404 if page is None else 200
                 raise SourceError(f"{redact(first)}: the server answered {status} without items. {_ALTERNATIVES}")
-            yield from (item for item in page["features"] if isinstance(item, dict))
-            links = [link for link in page.get("links") or [] if isinstance(link, dict) and link.get("rel") == "next"]
-            query = urlsplit(str(links[0].get("href", ""))).query if links else ""
+            yield [item for item in page["features"] if isinstance(item, dict)]
+            query = _next_query(page.get("links"))
             url = f"{first}?{query}" if query else ""  # at our server, whatever name of its own it writes into links
 
     def locate(self, href: str) -> tuple[str, Mapping[str, str]]:
@@ -95,12 +97,13 @@ class MlhubApi:
         href = _RETIRED_LINK.sub(f"{self.url}/", href)
         if not href.startswith(f"{self.url}/"):
             return href, storage_headers(href)
-        with self._client.get(href, query={"key": self._key}) as answer:
-            status, target = answer.status_code, answer.headers.get("Location", "")
+        # Not followed here, and of a file that the server sends itself not read.
+        with self._client.stream(href, query={"key": self._key}, follow=False) as answer:
+            status, target = answer.status, answer.headers.get("Location", "")
         if status in _REDIRECTS:
             if not target:
                 raise SourceError(f"{redact(href)}: the server redirects to nowhere")
-            url = without_secret(urljoin(href, target), self._key)
+            url = self._elsewhere(href, target)
             return url, storage_headers(url)
         if status == 404:
             raise AbsentError(f"{redact(href)}: the server has no such file")
@@ -108,18 +111,33 @@ class MlhubApi:
             self._refused(href, status)
         return f"{href}{'&' if urlsplit(href).query else '?'}{urlencode({'key': self._key})}", {}
 
+    def _elsewhere(self, href: str, target: str) -> str:
+        """Where a redirect of ``href`` leads, without the key."""
+        try:
+            url = without_secrets_of(urljoin(href, target), {self._key})
+            taken = carries(url, {self._key})
+        except ValueError:
+            raise SourceError(
+                f"{redact(href)}: the server redirects to {redact(target)[:100]}, which is no URL"
+            ) from None
+        if taken:
+            raise SourceError(
+                f"{redact(href)}: the server redirects to {origin(url)} and would hand it the key; it was not followed"
+            )
+        return url
+
     def _json(self, url: str) -> Any:
         """What is there; None where there is nothing (404). Raises CredentialError, SourceError."""
         answer = ask(self._client, url, {"key": self._key}, f". {_ALTERNATIVES}")
-        if answer.status_code == 404:
+        if answer.status == 404:
             return None
-        if answer.status_code != 200:
-            self._refused(url, answer.status_code)
+        if answer.status != 200:
+            self._refused(url, answer.status)
         try:
-            return json.loads(answer.content)
-        except ValueError:
+            return answer.json()
+        except ValueError as error:
             raise SourceError(
-                f"{redact(url)}: the answer is no JSON; is this an MLHub server? {_ALTERNATIVES}"
+                f"{redact(url)}: the answer is no JSON ({error}); is this an MLHub server? {_ALTERNATIVES}"
             ) from None
 
     def _refused(self, url: str, status: int) -> NoReturn:
@@ -135,17 +153,30 @@ def api_scenes(imagery: MlhubImagery, client: Client, work: Path, choice: Choice
 
     Archives go to ``work/archives``, their files to ``work/mlhub``. Raises SourceError, CredentialError, DiskError.
     """
-    api, dataset = MlhubApi(imagery.url or "", client), imagery.dataset or ""
+    api, dataset = MlhubApi(filled(imagery.url or "", "imagery.url"), client), imagery.dataset or ""
     there = api.collections(dataset)
     if unknown := [name for name in imagery.collections if name not in there]:
         raise SourceError(
-            f"{redact(api.url)}: dataset {dataset!r} has no collection {unknown[0]!r}; it has {', '.join(there)};"
+            f"{redact(api.url)}: dataset {dataset!r} has no collection {unknown[0]!r}; it has {_listed(there)};"
             " correct imagery.collections"
+        )
+    if strange := [name for name in there if len(name) > _LONG or not name.isprintable()]:
+        raise SourceError(
+            f"{redact(api.url)}: dataset {dataset!r} names the collection {strange[0][:_LONG]!r}, which is no id; is "
+            "this an MLHub server?"
         )
     collector = Collector(choice, f"{redact(api.url)}, dataset {dataset}")
     for name in imagery.collections or [one for one in there if choice.may_hold(one)]:
         if (archive := _download(api, client, name, work / "archives")) is not None:
-            read_archive(archive, work / "mlhub", choice, collector, imagery.max_bytes)
+            try:
+                read_archive(archive, work / "mlhub", choice, collector, imagery.max_bytes)
+            except BrokenArchiveError as error:
+                archive.unlink(missing_ok=True)  # else the server would say that it is unchanged
+                said = str(error).removeprefix(f"{archive}: ").partition(";")[0]
+                raise SourceError(
+                    f"{redact(api.url)}: the archive of {name} {said}; it was removed: run the same command again, or "
+                    "ask the server's owner for a whole one"
+                ) from None
         else:
             _offer_items(api, client, name, work / "mlhub", collector)
     return collector.scenes()
@@ -156,14 +187,6 @@ def storage_headers(url: str) -> dict[str, str]:
     return {"x-ms-version": "2021-06-08"} if (urlsplit(url).hostname or "").endswith(_AZURE) else {}
 
 
-def without_secret(url: str, secret: str) -> str:
-    """``url`` without the parts of its query that are ``secret``."""
-    parts = urlsplit(url)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    kept = [(name, value) for name, value in query if value != secret]
-    return url if len(kept) == len(query) else parts._replace(query=urlencode(kept)).geturl()
-
-
 def _download(api: MlhubApi, client: Client, collection: str, folder: Path) -> Path | None:
     """A collection's archive, None when the server has none."""
     url = f"{api.url}/archive/{quote(collection, safe='')}"
@@ -171,7 +194,7 @@ def _download(api: MlhubApi, client: Client, collection: str, folder: Path) -> P
     manner = Manner(SourceError, advice, f"{collection}.tar.gz", client.timeout, partial(api.locate, url))
     policy = replace(client.policy, total_seconds=_DOWNLOAD_SECONDS)
     try:
-        path, requests = download(url, folder, None, policy, manner)
+        path, requests = download(url, folder, None, policy, manner, limits=client.limits, reach=client.reach)
     except AbsentError:
         return None
     client.count(requests)
@@ -181,14 +204,39 @@ def _download(api: MlhubApi, client: Client, collection: str, folder: Path) -> P
 def _offer_items(api: MlhubApi, client: Client, collection: str, work: Path, collector: Collector) -> None:
     """Offer the assets of a collection's items, which are fetched when they are asked for."""
     folder = work / f"items-{hashlib.sha256(f'{api.url} {collection}'.encode()).hexdigest()[:12]}"
-    for item in api.items(collection):
-        assets = item.get("assets")
-        for key, asset in sorted(assets.items() if isinstance(assets, dict) else []):
-            href, kind = str(asset.get("href", "")), str(asset.get("type", "")).partition(";")[0].strip()
-            name = f"{item.get('id')}/{key}{_EXTENSIONS.get(kind, '')}"
-            if hit := collector.offer(name):
-                shown, locate = f"{redact(api.url)}: {name}", partial(api.locate, href)
-                collector.add(hit, RemoteAsset(client, shown, folder / hit.file, locate))
+    pages = Pages(f"{redact(api.url)}, collection {collection}")
+    for items in api.items(collection):
+        wanted = [_offer_item(api, client, item, folder, collector) for item in items]
+        pages.another(any(wanted))
+
+
+def _offer_item(api: MlhubApi, client: Client, item: Mapping[str, Any], folder: Path, collector: Collector) -> bool:
+    """Offer the assets of an item; whether any was wanted."""
+    wanted, assets = False, item.get("assets")
+    for key, asset in sorted(assets.items() if isinstance(assets, dict) else []):
+        if not isinstance(asset, dict):
+            continue
+        href, kind = str(asset.get("href", "")), str(asset.get("type", "")).partition(";")[0].strip()
+        name = f"{item.get('id')}/{key}{_EXTENSIONS.get(kind, '')}"
+        if hit := collector.offer(name):
+            wanted = True
+            shown, locate = f"{redact(api.url)}: {name}", partial(api.locate, href)
+            collector.add(hit, RemoteAsset(client, shown, folder / hit.file, locate))
+    return wanted
+
+
+def _next_query(links: Any) -> str:
+    """The query of the link to a next page; empty without any."""
+    for link in links if isinstance(links, list) else []:
+        if isinstance(link, dict) and link.get("rel") == "next":
+            with suppress(ValueError):  # no URL
+                return urlsplit(str(link.get("href", ""))).query
+    return ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names for a message."""
+    return ", ".join([*(name[:_LONG] for name in names[:_SHOWN]), *(["..."] if len(names) > _SHOWN else [])]) or "none"
 
 
 def _ids(found: Any) -> list[str]:

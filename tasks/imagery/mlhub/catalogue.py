@@ -13,7 +13,9 @@ from tasks.imagery.scenes.catalogue import SceneCatalogue
 from tasks.raster.scene import LocalAsset, Scene
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import MlhubImagery
-from tasks.web.client import Client
+from tasks.recipe.tokens import filled
+from tasks.web.client import Bounds, Client
+from tasks.web.reach import Reach
 from tasks.web.retry import RetryPolicy
 
 FIRST_PAUSE = 1.0  # seconds before the first retry
@@ -30,14 +32,21 @@ def mlhub_catalogue(recipe: Recipe, work: Path) -> SceneCatalogue:
     imagery = recipe.imagery
     if not isinstance(imagery, MlhubImagery):
         raise RecipeError(f"imagery.source: expected mlhub, it is {imagery.source}")
-    client = Client(RetryPolicy(imagery.attempts, _TOTAL_SECONDS, FIRST_PAUSE), imagery.timeout)
+    client = Client(
+        RetryPolicy(imagery.attempts, _TOTAL_SECONDS, FIRST_PAUSE),
+        imagery.timeout,
+        limits=Bounds.of(recipe.limits),
+        reach=Reach.of(recipe, [filled(imagery.url or DEFAULT_PROXY, "imagery.url")]),
+    )
     return SceneCatalogue(recipe, lambda: _scenes(recipe, imagery, client, work), client)
 
 
 def _scenes(recipe: Recipe, imagery: MlhubImagery, client: Client, work: Path) -> list[Scene]:
     choice = choose(imagery.bands)
     if imagery.reader == "source-coop":
-        return source_coop_scenes(imagery.url or DEFAULT_PROXY, imagery.dataset or "", client, work, choice)
+        return source_coop_scenes(
+            filled(imagery.url or DEFAULT_PROXY, "imagery.url"), imagery.dataset or "", client, work, choice
+        )
     if imagery.reader == "api":
         return api_scenes(imagery, client, work, choice)
     path = recipe.resolve(imagery.path or "")

@@ -18,6 +18,7 @@ S1, S2, L8, PLANET = "S1", "S2", "L8", "planet"
 _SENSORS = {"sentinel_1": S1, "sentinel_2": S2, "landsat_8": L8, "s1": S1, "s2": S2, "planet": PLANET, S1: S1, L8: L8}
 _RADAR = ("VV", "VH", "HH", "HV")
 _SHOWN = 3  # names in a message
+_LONG = 500  # characters of a name
 
 _TIF = r"\.(?:tif|tiff|TIF)$"
 _START = r"(?:^|/)"
@@ -95,6 +96,8 @@ class Hit:
 
 def recognise(name: str) -> Hit | None:
     """What a relative file name (with ``/``) says; None when no layout has such a name."""
+    if len(name) > _LONG:
+        return None
     for family, pattern in _PATTERNS:
         if match := pattern.search(name):
             return _hit(family, match.groupdict())
@@ -179,7 +182,7 @@ class Collector:
         """What the file is when it is wanted. Raises SourceError when another file is the same thing."""
         if (hit := recognise(name)) is None:
             if len(self._strange) < _SHOWN:
-                self._strange.append(name)
+                self._strange.append(name if len(name) <= _LONG else f"{name[:_LONG]}...")
             return None
         self._families.setdefault(hit.family, name)
         self._seen.setdefault((hit.sensor, hit.key), name)

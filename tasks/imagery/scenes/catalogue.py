@@ -1,6 +1,7 @@
 """Windows of scenes: cut from the scenes' headers, read part by part, with the layers that say what is cloud."""
 
 import hashlib
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,13 +14,14 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import LabelError, SourceError, WindowReadError
+from tasks.errors import AreaError, LabelError, SourceError, WindowReadError
 from tasks.geo.georeference import Georeference
-from tasks.imagery.protocol import Acquisition, Chip, in_image_type
-from tasks.raster.files import Header, Pixels, Rasters, difference, reach, scaled
+from tasks.imagery.protocol import IMAGE_TYPES, Acquisition, Chip, in_image_type
+from tasks.raster.files import MAX_READ_BYTES, Pixels, Rasters, bytes_of
+from tasks.raster.grids import Header, difference, reach, scaled
 from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 from tasks.recipe.model import Recipe
-from tasks.recipe.sources import MlhubImagery, SceneImagery, ScenesImagery
+from tasks.recipe.sources import MlhubImagery, RasterLabels, SceneImagery, ScenesImagery
 from tasks.samples.groups import HELD_OUT, named_splits
 from tasks.samples.patches import Placed, block_of, hold_out, place
 from tasks.samples.window import Window, of_item, ranked, safe_name
@@ -46,13 +48,17 @@ class SceneCatalogue:
         assert isinstance(imagery, SceneImagery)
         self.bands = tuple(imagery.bands)
         self.remote = isinstance(imagery, MlhubImagery) and imagery.reader == "source-coop"
-        self._imagery, self._splits = imagery, recipe.splits
+        self._imagery, self._splits, self._cap = imagery, recipe.splits, recipe.limits.max_tiles
+        self._alignable = isinstance(recipe.labels, RasterLabels)
+        self._aligned = isinstance(recipe.labels, RasterLabels) and recipe.labels.align == "nearest"
         self._file_bands = tuple(imagery.file_bands or imagery.bands)
         self._nodata = imagery.nodata if isinstance(imagery, ScenesImagery) else None
         self._find, self._client = find, client
         self._listed: _Listed | None = None
         self._images, self._labels = Rasters(SourceError), Rasters(LabelError)
         self._grids: dict[str, Header] = {}
+        self._firsts: dict[str, Header] = {}  # of each scene its first image, where it was looked at
+        self._typed: Header | None = None  # the image whose type all others must have
         self._checked: set[tuple[str, str]] = set()  # scene and file of which the grid was compared
         self._lock = threading.Lock()
 
@@ -73,7 +79,8 @@ class SceneCatalogue:
         """Every window, scene by scene, date by date where each is a sample, row by row; and what has none, by why.
 
         Reads headers only: of the label raster where there is one, and of imagery that is on this machine. Raises
-        SourceError when no scene has the bands or a file does not fit, LabelError when labels do not fit the imagery.
+        SourceError when no scene has the bands, a file does not fit or two have not one type, LabelError when labels
+        do not fit the imagery, AreaError when headers promise far more windows than ``limits.max_tiles``.
         """
         every, known = self._known()
         if not (usable := [scene for scene in known.values() if scene.items]):
@@ -81,13 +88,27 @@ class SceneCatalogue:
         with ThreadPoolExecutor(HEADER_THREADS, "headers") as pool:
             grids = list(pool.map(self._grid, usable))
         left_out: Counter[str] = Counter()
-        windows = [one for scene, grid in zip(usable, grids, strict=True) for one in self._cut(scene, grid, left_out)]
+        windows: list[Window] = []
+        for scene, grid in zip(usable, grids, strict=True):
+            if (first := self._firsts.get(scene.name)) and self._whole(scene.items[0]):
+                self._one_type(first)
+            self._see_room(scene, grid, len(windows))
+            windows += self._cut(scene, grid, left_out)
         left_out["scenes without all bands"] = len(every) - len(usable)
         return windows, dict(+left_out)
 
     def scenes(self) -> list[Scene]:
-        """All scenes, by name."""
-        return self._known().scenes
+        """All scenes, by name; with their sizes where labels are to be aligned to them."""
+        known = self._known()
+        if not self._aligned:
+            return known.scenes
+        return [
+            self._sized(known.usable[scene.name]) if known.usable[scene.name].items else scene for scene in known.scenes
+        ]
+
+    def _sized(self, scene: Scene) -> Scene:
+        grid = self._grid(scene)
+        return replace(scene, size=(grid.width, grid.height))
 
     def acquisitions(self, window: Window) -> Sequence[Acquisition]:
         """The items of the window's scene that have all bands, oldest first. Raises SourceError, LabelError."""
@@ -99,9 +120,9 @@ class SceneCatalogue:
     def fingerprints(self) -> dict[str, str]:
         """Of every scene with images on this machine: their sizes and times."""
         found = {}
-        for scene in self.scenes():
+        for scene in self._known().scenes:
             assets = [asset for item in scene.items for asset in item.assets.values()]
-            if files := sorted((str(one.file), one.file.stat()) for one in assets if isinstance(one, LocalAsset)):
+            if files := sorted((str(one.file), _stat(one)) for one in assets if isinstance(one, LocalAsset)):
                 text = " ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in files)
                 found[scene.name] = hashlib.sha256(text.encode()).hexdigest()
         return found
@@ -134,8 +155,12 @@ class SceneCatalogue:
     def _single(self, item: SceneItem) -> bool:
         return all(band in item.assets for band in self.bands)
 
+    def _whole(self, item: SceneItem) -> bool:
+        """Whether one file is the image, so that its type is the image's."""
+        return len(self.bands) == 1 or not self._single(item)
+
     def _no_bands(self) -> str:
-        if not (scenes := self.scenes()):
+        if not (scenes := self._known().scenes):
             return "imagery: there are no scenes"
         if not (items := [item for scene in scenes for item in scene.items]):
             return (
@@ -152,20 +177,21 @@ class SceneCatalogue:
         )
 
     def _grid(self, scene: Scene) -> Header:
-        """Size and place of the scene, by its label raster where there is one."""
+        """Size and place of the scene: of its label raster where there is one, of its image where that is aligned."""
         if scene.name in self._grids:
             return self._grids[scene.name]
         first = self._files(scene.items[0])[0]
         try:
             image = None
-            if scene.labels is None or isinstance(first, LocalAsset):
-                image = self._image_header(first.path(), first, scene.items[0])
+            if scene.labels is None or isinstance(first, LocalAsset) or self._aligned:
+                image = self._firsts[scene.name] = self._image_header(first.path(), first, scene.items[0])
             label = self._labels.header(scene.labels.path(), scene.labels.name) if scene.labels else None
         except WindowReadError as error:
             raise SourceError(f"scene {scene.name}: its size cannot be learnt ({error}); run the same again") from None
-        if image and label and (unlike := difference(image, label)):
-            raise LabelError(_unlike_labels(scene, unlike))
-        grid = label or image
+        aligned = self._aligned and image and image.georeference and label and label.georeference
+        if image and label and not aligned and (unlike := difference(image, label)):
+            raise LabelError(self._unlike_labels(scene, unlike, image, label))
+        grid = image if self._aligned else label or image
         assert grid is not None
         if grid.georeference is None and image is not None:
             grid = grid._replace(georeference=image.georeference)
@@ -176,11 +202,41 @@ class SceneCatalogue:
         header, single = self._images.header(path, asset.name), self._single(item)
         if (1 if single else len(self._file_bands)) not in (header.bands, header.colours):
             what = "its name stands for one" if single else f"the recipe names {', '.join(self._file_bands)}"
-            raise SourceError(
-                f"{asset.name}: has {header.bands} bands, {what}; "
-                "list the names of all its bands, in their order, in imagery.file_bands"
-            )
+            advice = "list the names of all its bands, in their order, in imagery.file_bands"
+            if header.palette:
+                advice = "its numbers stand for colours of a table; write those as bands (gdal_translate -expand rgb)"
+            raise SourceError(f"{asset.name}: has {header.bands} bands, {what}; {advice}")
         return header
+
+    def _one_type(self, header: Header) -> None:
+        """See that an image has the type of those before it."""
+        if self._typed is None:
+            self._typed = header
+        if image_type(header.dtype) != image_type(self._typed.dtype):
+            raise SourceError(
+                f"{header.name}: is {header.dtype}, {self._typed.name} is {self._typed.dtype}; all images of a dataset "
+                "have one type. Convert one of them (rio convert --dtype ...), or take it out of imagery.images"
+            )
+
+    def _see_room(self, scene: Scene, grid: Header, before: int) -> None:
+        """See that a header does not promise more windows, or more pixels in one of them, than there is room for."""
+        patches = self._imagery.windows
+        side = patches.size or max(grid.width, grid.height)
+        across, down = (max(0, extent - side) // patches.step + 1 if patches.size else 1 for extent in grid[1:3])
+        if before + across * down > 2 * self._cap:  # twice, for a holdout leaves some out
+            raise AreaError(
+                f"scene {scene.name} is {grid.width}x{grid.height} pixels, which makes {before + across * down:,} "
+                f"windows or more, over limits.max_tiles {self._cap:,}; take fewer scenes or a larger stride, or raise "
+                "limits.max_tiles"
+            )
+        width, height = (patches.size, patches.size) if patches.size else grid[1:3]
+        first = self._firsts.get(scene.name)
+        size = width * height * len(self.bands) * (bytes_of(first.dtype) if first else 1)
+        if size > MAX_READ_BYTES:
+            raise SourceError(
+                f"scene {scene.name}: a window of {width}x{height} pixels takes {size >> 20:,} MiB, over "
+                f"{MAX_READ_BYTES >> 20:,}; set imagery.windows.size to fewer pixels"
+            )
 
     def _cut(self, scene: Scene, grid: Header, left_out: Counter[str]) -> list[Window]:
         patches, splits = self._imagery.windows, self._splits
@@ -205,12 +261,21 @@ class SceneCatalogue:
         """Once for each file: that it has the bands and the scene's grid."""
         if (scene.name, asset.name) in self._checked:
             return
-        unlike = difference(grid, self._image_header(path, asset, item))
-        if unlike and scene.labels is not None and scene.labels.name == grid.name:
-            raise LabelError(_unlike_labels(scene, unlike))
-        if unlike:
+        header = self._image_header(path, asset, item)
+        if scene.labels is not None and scene.labels.name == grid.name:
+            if unlike := difference(header, grid):
+                raise LabelError(self._unlike_labels(scene, unlike, header, grid))
+        elif unlike := difference(grid, header):
             raise SourceError(f"scene {scene.name}: {unlike}. All images of a scene must have one grid; take one out")
+        if self._whole(item):
+            self._one_type(header)
         self._checked.add((scene.name, asset.name))
+
+    def _unlike_labels(self, scene: Scene, unlike: str, image: Header, label: Header) -> str:
+        advice = "Warp the label raster onto the image's grid, or name the right file"
+        if self._alignable and image.georeference and label.georeference:
+            advice = "Set labels.align: nearest, warp the label raster onto the image's grid, or name the right file"
+        return f"labels: scene {scene.name}: {unlike}. {advice}"
 
     def _read(self, window: Window, scene: Scene, item: SceneItem) -> Chip:
         grid = self._grid(scene)
@@ -222,7 +287,7 @@ class SceneCatalogue:
             path = asset.path()
             self._check(scene, grid, path, asset, item)
             parts.append(self._images.read(path, asset.name, at.columns, at.rows, bands, held, self._nodata))
-        return chip_of(parts, at.beyond)
+        return chip_of(parts, at.beyond, f"scene {scene.name}, image {item.id}")
 
     def _layer(self, window: Window, scene: Scene, asset: Asset) -> NDArray[Any]:
         grid = self._grid(scene)
@@ -266,14 +331,15 @@ def item_names(items: Sequence[SceneItem]) -> list[str]:
     return names
 
 
-def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
+def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_], name: str) -> Chip:
     """One chip of the parts' bands, of uint8, uint16, int16 or float32; complex numbers become their amplitude.
 
     A pixel of whole numbers has no data where all bands lack it, since 0 or 255 in one band may be a colour. A pixel
     of floating numbers has none where any band lacks it, and such values become 0. ``beyond`` (y, x) is mirrored.
+    Raises SourceError, which begins with ``name``, for whole numbers that no image can keep.
     """
-    values = [_plain(part.values) for part in parts]
-    image = in_image_type(values[0] if len(values) == 1 else np.concatenate(values))
+    values = [in_image_type(_plain(part.values), name, part.missing) for part in parts]
+    image = in_image_type(values[0] if len(values) == 1 else np.concatenate(values), name)
     whole = image.dtype.kind != "f"
     if whole and any(part.missing is None for part in parts):
         nodata = np.zeros(beyond.shape, dtype=np.bool_)
@@ -287,10 +353,13 @@ def chip_of(parts: Sequence[Pixels], beyond: NDArray[np.bool_]) -> Chip:
     return Chip(image, nodata, padded=beyond if beyond.any() else None)
 
 
+def image_type(dtype: str) -> str:
+    """The type that images of a file's type are stored in; see :func:`tasks.imagery.protocol.in_image_type`."""
+    return dtype if dtype in IMAGE_TYPES else "int16" if dtype == "int8" else "float32"
+
+
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    values = np.abs(values) if values.dtype.kind == "c" else values
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is nodata
-        return values.astype(np.float32, copy=False) if values.dtype.kind == "f" else values
+    return np.abs(values) if values.dtype.kind == "c" else values
 
 
 def _window(scene: Scene, grid: Header, one: Placed, group: str) -> Window:
@@ -315,5 +384,8 @@ def _day(seconds: int | None) -> str:
     return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y%m%d")
 
 
-def _unlike_labels(scene: Scene, unlike: str) -> str:
-    return f"labels: scene {scene.name}: {unlike}. Warp the label raster onto the image's grid, or name the right file"
+def _stat(asset: LocalAsset) -> os.stat_result:
+    try:
+        return asset.file.stat()
+    except OSError as error:
+        raise SourceError(f"{asset.name}: cannot be looked at ({error.strerror}); put it back, or run again") from None

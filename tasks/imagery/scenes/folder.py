@@ -1,21 +1,27 @@
 """Scenes in a folder: which files of a recipe's pattern belong to which scene, band and date."""
 
-import glob
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import LabelError, RecipeError, SourceError
 from tasks.imagery.clouds import LAYERS
 from tasks.imagery.scenes.catalogue import SceneCatalogue, seconds_of
+from tasks.labels.rasters import raster_of
+from tasks.raster.found import matching, parted
 from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 from tasks.recipe.model import Recipe
+from tasks.recipe.patterns import PLACEHOLDER, compiled, linear
 from tasks.recipe.sources import RasterLabels, ScenesImagery
 from tasks.samples.window import safe_name
 
 SHOWN = 8  # entries of a folder in a message
+MAX_FILES = 1_000_000  # that a pattern may match
+MAX_LISTED = 10_000  # entries of a folder that are looked at to say what is there
 
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _Found = dict[str, dict[str, dict[str, Path]]]  # scene's name as the files have it -> date or "" -> asset key -> file
 
 
@@ -52,16 +58,11 @@ def folder_scenes(recipe: Recipe) -> list[Scene]:
 
 
 def _find(recipe: Recipe, imagery: ScenesImagery) -> _Found:
-    pattern = recipe.resolve(imagery.images)
-    if unknown := sorted(set(_PLACEHOLDER.findall(str(pattern))) - {"scene", "band", "date"}):
-        known = "{scene}, {band}, {date}"
-        raise RecipeError(f"imagery.images: unknown placeholder {{{unknown[0]}}} in {imagery.images}; valid: {known}")
-    parts = pattern.parts
-    fixed = next((i for i, part in enumerate(parts) if "*" in part or _PLACEHOLDER.search(part)), len(parts) - 1)
-    root, below = Path(*parts[:fixed]), "/".join(parts[fixed:])  # the folder above the first placeholder, and the rest
+    pattern = _resolved(recipe, "imagery.images", imagery.images)
+    root, below = parted(pattern)
     keys = sorted({*imagery.bands, *imagery.file_bands, *LAYERS.values()}, key=len, reverse=True)
     strict = _regex(below, "|".join(re.escape(key) for key in keys))
-    files = list(_matching(root, below))
+    files = list(_files(pattern, root))
     scenes: _Found = {}
     for path, relative in files:
         if match := strict.fullmatch(relative):
@@ -79,22 +80,40 @@ def _find(recipe: Recipe, imagery: ScenesImagery) -> _Found:
     raise SourceError(f"imagery.images: no file matches {pattern}; {_seen(root)}. {advice}")
 
 
-def _matching(root: Path, below: str) -> Iterator[tuple[Path, str]]:
-    """Files that may match, with their path below ``root``; hidden ones (a Mac's ``._name``) are left out."""
-    stars = re.sub(r"\*+", "*", _PLACEHOLDER.sub("*", below))
-    for path in sorted(root.glob("*".join(glob.escape(text) for text in stars.split("*")))):
-        relative = path.relative_to(root)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts):
-            yield path, relative.as_posix()
+def _resolved(recipe: Recipe, key: str, path: str) -> Path:
+    try:
+        return recipe.resolve(path)
+    except (OSError, RuntimeError, ValueError) as error:  # a link that leads to itself, a name that cannot be
+        raise RecipeError(f"{key}: {path} cannot be looked up ({error}); correct the path") from None
 
 
-def _regex(below: str, band: str) -> re.Pattern[str]:
-    """What the pattern below the root means; a placeholder that comes again stands for the same text."""
+def _files(pattern: Path, root: Path) -> list[tuple[Path, str]]:
+    """Files that may match, with their path below ``root``."""
+    paths = sorted(islice(matching(pattern), MAX_FILES + 1))
+    if len(paths) > MAX_FILES:
+        raise SourceError(f"imagery.images: {pattern} matches over {MAX_FILES:,} files; write a narrower path")
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise SourceError(
+                f"{LocalAsset(path).name}: its name is not UTF-8; rename the file or its folder"
+            ) from None
+    return [(path, path.relative_to(root).as_posix()) for path in paths]
+
+
+def _regex(below: str, band: str) -> Any:
+    """What the pattern below the root means; a placeholder that comes again stands for the same text.
+
+    RE2 cannot tell that two texts are the same. Python's own can, in a time that grows with every ``*``; a recipe
+    that needs it has few of them (:func:`tasks.recipe.patterns.path_pattern`).
+    """
+    names = PLACEHOLDER.findall(below)
     text = re.escape(below).replace(r"\*", "[^/]*")
     for name, meaning in (("scene", "[^/]+?"), ("date", r"\d{8}|\d{4}-\d{2}-\d{2}"), ("band", band)):
         place = re.escape(f"{{{name}}}")
         text = text.replace(place, f"(?P<{name}>{meaning})", 1).replace(place, f"(?P={name})")
-    return re.compile(text)
+    return re.compile(text) if len(set(names)) < len(names) else linear(text)
 
 
 def _add(scenes: _Found, path: Path, values: Mapping[str, str], root: Path, pattern: Path) -> None:
@@ -121,30 +140,40 @@ def _item(scene: str, date: str, files: Mapping[str, Path]) -> SceneItem:
 def _group(expression: str | None, scene: str) -> str:
     if expression is None:
         return safe_name(scene)
-    if not (match := re.search(expression, scene)) or not match.group():
+    if not (match := compiled(expression).search(scene)) or not match.group():
         raise SourceError(f"imagery.group: {expression} matches nothing in the name of scene {scene}")
-    return match.group()
+    return str(match.group())
 
 
 def _label(recipe: Recipe, labels: RasterLabels, scene: str) -> Asset | None:
-    path = recipe.resolve(labels.path.replace("{scene}", scene))
-    if path.is_file():
+    pattern = _resolved(recipe, "labels.path", labels.path)
+    if (path := raster_of(pattern, scene)) is not None:
         return LocalAsset(path)
     if labels.missing == "skip":
         return None
+    path = Path(str(pattern).replace("{scene}", scene))
     raise LabelError(
         f"labels.path: scene {scene} has no label raster; {path} does not exist. "
-        f"{_seen(path.parent)}. Put it there, correct labels.path, or set labels.missing: skip"
+        f"{_seen(parted(path)[0])}. Put it there, correct labels.path, or set labels.missing: skip"
     )
 
 
 def _seen(folder: Path) -> str:
     """What there is instead, for a message."""
-    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    existing = next((one for one in (folder, *folder.parents) if _exists(one)), folder)
     if existing != folder:
         return f"{existing} exists, {folder} does not"
-    names = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir()) if folder.is_dir() else []
+    names: list[str] = []
+    with suppress(OSError):  # a folder that may not be read
+        names = sorted(path.name + "/" * path.is_dir() for path in islice(folder.iterdir(), MAX_LISTED))
     return f"{folder} holds {_some(names) or 'nothing'}"
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _some(names: list[str]) -> str:

@@ -25,18 +25,20 @@ from tasks.imagery.protocol import Record
 from tasks.imagery.slippy.protocol import TileServer
 from tasks.imagery.slippy.workbench import Workbench
 from tasks.raster.encoded import BadImageError, WrongSizeError, check_image, sniff
+from tasks.secrets import redact
 from tasks.state.ledger import Fetched
 from tasks.state.staging import Staging
-from tasks.state.transitions import NODATA, Image
-from tasks.web.exchange import Answer, LostAnswerError, Pacer, Request, Tally, UnreachedError, ask, open_session, origin
-from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked_pause
+from tasks.state.transitions import Image
+from tasks.web.exchange import Answer, LostAnswerError, Pacer, Request, Tally, UnreachedError, ask, open_session
+from tasks.web.origins import origin
+from tasks.web.reach import ANYWHERE, Reach
+from tasks.web.retry import PATIENCE, TRANSIENT_STATUS, Patience, RetryPolicy, TransientError, asked_pause
 
 BATCH_TILES = 64
 BATCH_SECONDS = 0.5
 UNDER_WAY = 4  # tiles under way, waits for a retry included, for each connection
 UNREACHED_LIMIT = 8  # failed connections before the first answer after which the server counts as down
 THROTTLED_LIMIT = 20  # answers of 429 to one tile before it counts as failed
-MAX_PAUSE = 300.0  # seconds; what a server asks for beyond that is cut
 
 CHECKING_THREADS = max(2, min(8, os.cpu_count() or 1))
 MAX_ETAG = 200  # characters
@@ -52,8 +54,9 @@ class FetchPolicy:
     requests_per_second: float | None = None
     attempts: int = 5  # failures after which a tile is failed; being throttled is no failure
     timeout: float = 30.0  # seconds for one request
-    max_nodata_fraction: float = 1.0
     backoff: float = 0.5  # seconds before the first retry
+    patience: float = PATIENCE  # seconds in all that the server may make the fetcher wait
+    reach: Reach = ANYWHERE  # where its redirects may lead
 
     @property
     def retry(self) -> RetryPolicy:
@@ -99,7 +102,7 @@ class Fetcher:
     def __init__(self, server: TileServer, policy: FetchPolicy) -> None:
         self.requests = 0  # sent since the start, by all calls
         self._server = server
-        self._policy, self._retry = policy, policy.retry
+        self._policy, self._retry, self._patience = policy, policy.retry, Patience(policy.patience)
         self._runs: set[_Run] = set()
         self._answers = 0
         self._unreached = 0
@@ -122,7 +125,7 @@ class Fetcher:
         self._loop.close()
 
     async def _open(self) -> aiohttp.ClientSession:
-        return open_session(self._policy.connections, self._policy.timeout)
+        return open_session(self._policy.connections, self._policy.timeout, self._policy.reach)
 
     async def _close(self) -> None:
         runs = [run.task for run in self._runs if run.task is not None]
@@ -205,7 +208,7 @@ class Fetcher:
         try:
             async with self._slots:
                 await self._pacer.turn()
-                answer = await ask(self._session, request, tally)
+                answer = await ask(self._session, request, tally, self._policy.reach)
             self._answers += 1
             return await self._judge(staging, name, request, answer, tally)
         except (LostAnswerError, BadImageError) as error:
@@ -215,8 +218,8 @@ class Fetcher:
                 tried_again = tally.failures > 1 and self._unreached >= UNREACHED_LIMIT
                 if not self._answers and (tried_again or tally.failures >= self._policy.attempts):
                     raise SourceError(
-                        f"cannot reach {origin(request.url)}: {self._unreached} connections failed and none succeeded; "
-                        "check the address and the network, then run the same command again"
+                        f"cannot reach {origin(request.url)}: {self._unreached} connections failed and none succeeded "
+                        f"({error}); check the address and the network, then run the same command again"
                     ) from None
             raise in_vain from None
 
@@ -229,17 +232,30 @@ class Fetcher:
         """What an answer means for its tile, and for the server."""
         status = answer.status
         if status == 200:
+            self._patience.answered()
             return await self._checking.do((staging, name, request, answer, tally.requests))
         if self._server.is_absent(status, answer.body):
             return Fetched(name, Image.ABSENT, f"HTTP {status}", tally.requests, fetched_at=int(time.time()))
-        asked = asked_pause(answer.headers, most=MAX_PAUSE)
+        asked = asked_pause(answer.headers)
         if status == 429:
             tally.throttled += 1
-            self._pacer.pause(asked or self._retry.pause(tally.throttled))
+            self._hold(request, asked or self._retry.pause(tally.throttled))
             raise TransientError("HTTP 429")
         if 400 <= status < 500 and status not in TRANSIENT_STATUS:
             raise self._server.explain_refusal(status, answer.body, request.url)
+        if asked and not self._patience.spend(asked, f"{origin(request.url)}: HTTP {status}"):
+            reason = f"HTTP {status}, with a wait beyond limits.patience"
+            return Fetched(name, Image.FAILED, reason, attempts=tally.requests)
         raise self._in_vain(f"HTTP {status}", tally, asked)
+
+    def _hold(self, request: Request, pause: float) -> None:
+        """Ask for no tile for so many seconds. Raises SourceError when it is too much in all."""
+        if not self._patience.spend(pause, f"{origin(request.url)}: HTTP 429, too many requests"):
+            raise SourceError(
+                f"{origin(request.url)}: answered 429, too many requests; {self._patience.exhausted(pause)}; run the "
+                "same command again later, with a lower imagery.requests_per_second, or raise limits.patience"
+            )
+        self._pacer.pause(pause)
 
     def _stage(self, job: tuple[Staging, str, Request, Answer, int]) -> Fetched:
         """Check the image and stage it, in a thread. Raises BadImageError, SourceError, DiskError."""
@@ -259,10 +275,7 @@ class Fetcher:
                 f"{origin(request.url)} answered tile {name} with {error}, expected {pixels} x {pixels}; {advice}"
             ) from None
         now = int(time.time())
-        if nodata > self._policy.max_nodata_fraction:
-            size = len(body)
-            return Fetched(name, Image.REJECTED, NODATA, requests, size, nodata_fraction=nodata, fetched_at=now)
         staging.write_encoded(name, form, body)
-        etag = answer.headers.get("ETag", "")[:MAX_ETAG] or None
+        etag = redact(answer.headers.get("ETag", ""))[:MAX_ETAG] or None
         digest = hashlib.sha256(body).hexdigest()
         return Fetched(name, Image.STAGED, "", requests, len(body), etag, digest, nodata, now)

@@ -48,4 +48,4 @@ class IgnServer:
             advice = f"the layer {self._layer} is not open to all; choose an open one from {LAYERS_PAGE}"
         else:
             advice = f"check imagery.layer ({self._layer}) against {LAYERS_PAGE}, and grid.zoom (0 to {self.max_zoom})"
-        return refusal(status, body, url, "", advice)
+        return refusal(status, body, url, advice)

@@ -12,7 +12,7 @@ from tasks.errors import CredentialError, RecipeError, TilewrightError
 from tasks.geo.tiles import Tile
 from tasks.imagery.slippy.protocol import refusal, says
 from tasks.recipe.sources import MapboxImagery
-from tasks.secrets import find_secret
+from tasks.secrets import find_secret, remember_url
 from tasks.web.exchange import USER_AGENT, Request
 
 API_URL = "https://api.mapbox.com"
@@ -36,9 +36,13 @@ class MapboxServer:
                 f"{TOKEN_BLOCK} that holds it; {TOKEN_PAGE} gives tokens"
             )
         api_url = os.environ.get("MAPBOX_API_URL", "").strip() or API_URL
-        parts = urlsplit(api_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise RecipeError(f"MAPBOX_API_URL: {api_url!r} is no base URL; expected for example {API_URL}")
+        remember_url(api_url)
+        try:
+            parts = urlsplit(api_url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError("no host or port")
+        except ValueError:  # also for a port that is no number
+            raise RecipeError(f"MAPBOX_API_URL: {api_url!r} is no base URL; expected for example {API_URL}") from None
         self.tile_pixels = tile_pixels
         self._tileset = imagery.tileset
         self._base = f"{api_url.rstrip('/')}/v4/{quote(imagery.tileset, safe=',')}"
@@ -64,4 +68,4 @@ class MapboxServer:
             422: "correct grid.zoom (0 to 22) or imagery.format",
         }
         other = "Mapbox would refuse every tile so; see https://docs.mapbox.com/api/maps/raster-tiles/"
-        return refusal(status, body, url, self._token, advice.get(status, other))
+        return refusal(status, body, url, advice.get(status, other))

@@ -8,7 +8,6 @@ import json
 import re
 from contextlib import suppress
 from typing import Protocol
-from urllib.parse import quote
 
 from tasks.errors import CredentialError, SourceError, TilewrightError
 from tasks.geo.tiles import Tile
@@ -43,7 +42,8 @@ def body_message(body: bytes) -> str:
     with suppress(ValueError):
         if isinstance(parsed := json.loads(text), dict):
             text = next((value for key in ("message", "error") if isinstance(value := parsed.get(key), str)), text)
-    return _UNSAFE.sub(" ", _TAG.sub(" ", text)).strip()[:_MESSAGE_LENGTH].strip()
+    # Secrets first: of one that is cut off, the rest would stay.
+    return redact(_UNSAFE.sub(" ", _TAG.sub(" ", text)).strip())[:_MESSAGE_LENGTH].strip()
 
 
 def says(body: bytes, text: str) -> bool:
@@ -51,16 +51,9 @@ def says(body: bytes, text: str) -> bool:
     return text.lower() in body.decode("utf-8", "replace").lower()
 
 
-def hide(text: str, secret: str) -> str:
-    """``text`` without ``secret`` (as it is and as URLs write it) and without anything else that looks like a token."""
-    if secret:
-        text = text.replace(secret, "***").replace(quote(secret, safe=""), "***")
-    return redact(text)
-
-
-def refusal(status: int, body: bytes, url: str, secret: str, advice: str) -> TilewrightError:
+def refusal(status: int, body: bytes, url: str, advice: str) -> TilewrightError:
     """CredentialError for 401 and 403, else SourceError: what was asked, what the answer was, and what to do."""
-    message = hide(body_message(body), secret)
+    message = body_message(body)
     answer = f"HTTP {status}" + (f" ({message})" if message else "")
     kind = CredentialError if status in (401, 403) else SourceError
-    return kind(f"{hide(url, secret)} answered {answer}; {advice}")
+    return kind(f"{redact(url)} answered {answer}; {advice}")

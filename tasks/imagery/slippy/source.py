@@ -20,10 +20,11 @@ from tasks.imagery.slippy.protocol import TileServer
 from tasks.imagery.slippy.xyz import XyzServer
 from tasks.raster.scene import Scene
 from tasks.recipe.model import Recipe
-from tasks.recipe.sources import MapboxImagery, SlippyImagery
+from tasks.recipe.sources import MapboxImagery, SlippyImagery, XyzImagery
 from tasks.samples.cells import cells
 from tasks.samples.window import Candidates, Shard, Window
 from tasks.state.staging import ImageShape, Staging
+from tasks.web.reach import Reach
 
 TERMS_ENV = "TILEWRIGHT_ACCEPT_TERMS"  # comma-separated source names, or "all"
 MAPBOX_TERMS_URL = "https://www.mapbox.com/legal/tos"
@@ -74,13 +75,17 @@ class SlippySource:
         _ = self._server
 
     def candidates(self) -> Candidates:
-        """A window for each tile of the area, in shards that are the content of a tile. Raises AreaError."""
+        """A window for each tile of the area, in shards that are the content of a tile. Raises as :func:`cells`."""
         windows = {_tile(window): window for window in cells(self._recipe, self._work)}
         shards = (
             Shard(parent.name.replace("/", "-"), tuple(windows[tile] for tile in tiles))
             for parent, tiles in grouped(windows)
         )
         return Candidates(tuple(shards), {})
+
+    def former_key(self, _max_nodata_fraction: float) -> str:
+        """The same."""
+        return self.key
 
     def scenes(self) -> Sequence[Scene]:
         """None."""
@@ -124,10 +129,23 @@ class SlippySource:
     def _opened(self) -> Fetcher:
         with self._lock:
             if self._fetcher is None:
-                how, nodata = self._imagery, self._recipe.filter.max_nodata_fraction
-                policy = FetchPolicy(how.connections, how.requests_per_second, how.attempts, how.timeout, nodata)
+                how = self._imagery
+                policy = FetchPolicy(
+                    how.connections,
+                    how.requests_per_second,
+                    how.attempts,
+                    how.timeout,
+                    patience=self._recipe.limits.patience,
+                    reach=self._reach(),
+                )
                 self._fetcher = self._exits.enter_context(Fetcher(self._server, policy))
             return self._fetcher
+
+    def _reach(self) -> Reach:
+        """The hosts of the recipe, and those that its tiles are asked at."""
+        subdomains = self._imagery.subdomains if isinstance(self._imagery, XyzImagery) else []
+        tiles = (Tile(16, x, 0) for x in range(max(1, len(subdomains))))
+        return Reach.of(self._recipe, [self._server.request(tile).url for tile in tiles])
 
 
 def accepted_terms(recipe: Recipe) -> dict[str, str] | None:

@@ -1,6 +1,5 @@
 """Any slippy map, or a WMTS in its key-value form, told by a URL template."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlsplit
@@ -9,7 +8,8 @@ from tasks.errors import CredentialError, RecipeError, TilewrightError
 from tasks.geo.tiles import Tile, quadkey
 from tasks.imagery.slippy.protocol import refusal, says
 from tasks.recipe.sources import XyzImagery
-from tasks.secrets import redact
+from tasks.recipe.tokens import filled, filled_header
+from tasks.secrets import find_secret, redact, remember
 from tasks.web.exchange import USER_AGENT, Request
 
 _URL_SAFE = "%/:?#[]@!$&'()*+,;=~{}"  # what a template's author has written on purpose
@@ -37,11 +37,11 @@ class XyzServer:
     def __init__(self, imagery: XyzImagery, tile_pixels: int) -> None:
         """Raises CredentialError when the token's variable is not set, RecipeError for a URL that cannot be asked."""
         self.tile_pixels = tile_pixels
-        self._template = quote(imagery.url, safe=_URL_SAFE)
+        self._template = quote(filled(imagery.url, "imagery.url"), safe=_URL_SAFE)
         self._subdomains = tuple(imagery.subdomains)
         self._absent = imagery.absent
         self._token_env = imagery.token_env
-        self._token = os.environ.get(imagery.token_env, "").strip() if imagery.token_env else ""
+        self._token = (find_secret(imagery.token_env) or "") if imagery.token_env else ""
         if imagery.token_env and not self._token:
             raise CredentialError(
                 f"imagery.token_env: the environment variable {imagery.token_env} is not set; "
@@ -75,20 +75,20 @@ class XyzServer:
         elif status in (401, 403) and self._token_env:
             advice = f"check the token in {self._token_env}"
         elif status in (401, 403):
-            advice = "give its credentials in imagery.headers, or {token} in imagery.url with imagery.token_env"
-        return refusal(status, body, url, self._token, advice)
+            advice = (
+                "give its credentials in imagery.headers or imagery.url, by {env:NAME}, which stands for a variable"
+            )
+        return refusal(status, body, url, advice)
 
 
 def _headers(given: Mapping[str, str], token: str) -> dict[str, str]:
     """The headers to send: ours, then the recipe's with ``{token}`` filled in."""
     headers = {} if any(name.lower() == "user-agent" for name in given) else {"User-Agent": USER_AGENT}
     for name, value in given.items():
-        if "{token}" in value and not token:
-            raise RecipeError(
-                f"imagery.headers.{name} has {{token}}: give token_env, the environment variable that holds it"
-            )
-        filled = value.replace("{token}", token)
-        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e]*", filled):
+        said = filled_header(value, f"imagery.headers.{name}").replace("{token}", token)
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not re.fullmatch(r"[\t\x20-\x7e]*", said):
             raise RecipeError(f"imagery.headers.{name}: expected one line of printable ASCII characters")
-        headers[name] = filled
+        if said != value:  # as a whole too: the value of a cookie, say
+            remember(said)
+        headers[name] = said
     return headers

@@ -14,22 +14,27 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
-from tasks.errors import SourceError
+from tasks.errors import SourceError, WindowReadError
 from tasks.geo.georeference import LONLAT, transformer
 from tasks.imagery.protocol import Acquisition, Chip, in_image_type
+from tasks.imagery.stac.documents import Documents
+from tasks.imagery.stac.fields import entry, number
 from tasks.imagery.stac.items import AssetRef, ItemIndex, StacItem, read_items
 from tasks.imagery.stac.presets import endpoint_of
 from tasks.imagery.stac.reader import AssetReader, Head, retry_policy
-from tasks.imagery.stac.reflectance import Rule, check_negatives, entry, rule_of, to_reflectance
-from tasks.imagery.stac.search import Box, StacIO, find_items
-from tasks.imagery.stac.signing import Signer
+from tasks.imagery.stac.reflectance import Rule, check_negatives, rule_of, to_reflectance
+from tasks.imagery.stac.search import Box, find_items
+from tasks.imagery.stac.signing import Signer, token_service
 from tasks.raster.scene import Scene
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import StacImagery
 from tasks.samples.cells import cells
 from tasks.samples.window import Window, of_item, ranked
+from tasks.web.client import Bounds, Client
+from tasks.web.reach import Reach
 
 _LAYER_FILL = {"SCL": 0, "CLD": 255, "cloudmask": 1}  # where an item does not reach: no data, or as good as cloud
+_NOT_FINITE = ("nan", "inf", "-inf")
 _ALIGNED = 0.01  # pixels of the file; grids that differ by less are the same
 _MARGIN = 1e-3  # degrees around the windows of a search, for the bulge of their edges
 _EDGE = 8  # points on a window's edge when it is carried to degrees
@@ -48,7 +53,8 @@ class StacCatalogue:
 
     One search serves all windows, at the first of :meth:`windows` and :meth:`acquisitions`. Every item counts as an
     acquisition, also where one was cut into several items and projections: the rest of the window is nodata.
-    ``requests`` counts what search and token service were asked; what GDAL asks for pixels nobody can count.
+    ``requests`` counts what search and token service were asked, and where each asset lies; what GDAL asks for pixels
+    nobody can count.
     """
 
     remote = True
@@ -60,10 +66,14 @@ class StacCatalogue:
         self.bands = tuple(imagery.bands)
         self._recipe, self._imagery, self._work = recipe, imagery, work
         self._endpoint = endpoint_of(imagery.api, recipe.resolve)
-        policy = retry_policy(imagery.attempts, imagery.timeout)
-        self._io = StacIO(self._endpoint, policy, imagery.timeout)
-        self._signer = Signer(policy, imagery.timeout) if self._endpoint.signed else None
-        self._reader = AssetReader(policy, imagery.timeout, self._signer, self._endpoint.gdal)
+        policy, limits = retry_policy(imagery.attempts, imagery.timeout), Bounds.of(recipe.limits)
+        reach = Reach.of(recipe, [self._endpoint.href, token_service()])
+        search = Client(policy, imagery.timeout, advice="check imagery.api", limits=limits, reach=reach)
+        assets = Client(policy, imagery.timeout, WindowReadError, "check the catalogue", limits=limits, reach=reach)
+        self._clients = (search, assets)
+        self._documents = Documents(search, self._endpoint.remote)
+        self._signer = Signer(policy, imagery.timeout, limits) if self._endpoint.signed else None
+        self._reader = AssetReader(assets, self._signer, self._endpoint.gdal)
         self._lock = threading.Lock()
         self._found: _Found | None = None
 
@@ -75,8 +85,8 @@ class StacCatalogue:
 
     @property
     def requests(self) -> int:
-        """Sent to the catalogue and the token service so far."""
-        return self._io.requests + (self._signer.requests if self._signer else 0)
+        """Sent so far, but for those that GDAL sends."""
+        return sum(client.requests for client in self._clients) + (self._signer.requests if self._signer else 0)
 
     def windows(self) -> tuple[list[Window], dict[str, int]]:
         """Every cell, whether an item covers it or not; with several dates a cell, one window for each.
@@ -114,8 +124,9 @@ class StacCatalogue:
         return {}
 
     def close(self) -> None:
-        """Close the connections to the catalogue and the token service."""
-        self._io.session.close()
+        """Close the connections to the catalogue, its assets and the token service."""
+        for client in self._clients:
+            client.close()
         if self._signer:
             self._signer.close()
 
@@ -123,7 +134,7 @@ class StacCatalogue:
         with self._lock:
             if self._found is None:
                 laid = cells(self._recipe, self._work)
-                found = find_items(self._endpoint, self._imagery, search_boxes(laid), self._io)
+                found = find_items(self._endpoint, self._imagery, search_boxes(laid), self._documents)
                 items, left_out = read_items(found, self._recipe, self._endpoint.remote)
                 self._found = _Found(laid, ItemIndex(items), left_out)
             return self._found
@@ -151,17 +162,23 @@ class StacAcquisition:
             made = [to_reflectance(*band) for band in zip(bands, missing, rules, strict=True)]
             image, negative = np.stack([values for values, _ in made]), sum(below for _, below in made)
             valid, most = int(np.count_nonzero(~missing)), self._imagery.max_negative_fraction
+            if not np.isfinite(image).all():
+                raise SourceError(f"{self.id}: reflectance is not finite with {' / '.join(notes)}; check its metadata")
             check_negatives(negative, valid, most, self.id, notes)
         else:
-            image = in_image_type(np.stack(bands))
+            told = zip(self._item.bands, bands, missing, strict=True)
+            image = in_image_type(np.stack([in_image_type(band, ref.name, no) for ref, band, no in told]), self.id)
         nodata: NDArray[np.bool_] = np.any(missing, axis=0)
         image[:, nodata] = 0
         return Chip(image, nodata, note="; ".join(notes))
 
     def layer(self, name: str) -> NDArray[Any] | None:
         """SCL, CLD or cloudmask by nearest neighbour; where the item does not reach 0, 255 and 1."""
-        ref = self._item.layers.get(name)
-        return None if ref is None else self._reader.read(ref, self._grid, _LAYER_FILL[name], "nearest")
+        if (ref := self._item.layers.get(name)) is None:
+            return None
+        if not _fits(_LAYER_FILL[name], dtype := self._reader.head(ref).dtype):
+            raise SourceError(f"{ref.name}: holds {dtype.name}, which no {name} layer does; correct imagery.layers")
+        return self._reader.read(ref, self._grid, _LAYER_FILL[name], "nearest")
 
     def _band(self, ref: AssetRef) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Its numbers (y, x), and where they are none."""
@@ -174,7 +191,7 @@ class StacAcquisition:
         return numbers, missing
 
     def _rule(self, ref: AssetRef, numbers: NDArray[Any]) -> Rule:
-        rule = rule_of(self._item.properties, ref.fields, ref.band)
+        rule = rule_of(self._item.properties, ref.fields, ref.band, ref.name)
         if rule is None or (numbers.dtype == np.uint8 and not rule.from_metadata):
             raise SourceError(
                 f"{ref.name}: neither it nor its item tells the scale of reflectance (raster:bands, raster:scale, "
@@ -249,14 +266,20 @@ def _footprint(grid: GeoBox) -> Any:
 
 
 def _nodata(ref: AssetRef, head: Head) -> float:
-    """The value that means no data: by the asset's metadata, else by the file, else 0."""
-    for fields in (*(entry(ref.fields.get(key), ref.band) for key in ("raster:bands", "bands")), ref.fields):
+    """The value that means no data: by the asset's metadata, else by the file, else 0.
+
+    Raises SourceError for a nodata that is no number.
+    """
+    places = [(key, entry(ref.fields, key, ref.band, ref.name)) for key in ("raster:bands", "bands")]
+    for where, fields in (*places, ("", ref.fields)):
+        owner = f"{ref.name}, {where}" if where else ref.name
         for key in ("nodata", "raster:nodata"):
-            value = fields.get(key)
-            if value == "nan" and head.dtype.kind == "f":
-                return float("nan")
-            if isinstance(value, int | float) and not isinstance(value, bool) and _fits(value, head.dtype):
-                return float(value)
+            if fields.get(key) in _NOT_FINITE:  # as the raster extension writes them
+                value: float | None = float(fields[key])
+            else:
+                value = number(fields, key, owner)
+            if value is not None and _fits(value, head.dtype):
+                return value
     if head.nodata is not None and _fits(head.nodata, head.dtype):
         return float(head.nodata)
     return 0.0
@@ -265,5 +288,7 @@ def _nodata(ref: AssetRef, head: Head) -> float:
 def _fits(value: float, dtype: np.dtype[Any]) -> bool:
     if dtype.kind == "f":
         return True
+    if not np.isfinite(value):
+        return False
     limits = np.iinfo(dtype)
     return float(value).is_integer() and limits.min <= value <= limits.max

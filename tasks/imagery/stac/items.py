@@ -1,6 +1,8 @@
 """Items as the source uses them: checked, with the assets that the recipe names, and found again by place."""
 
+import hashlib
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ import shapely.geometry
 from numpy.typing import NDArray
 
 from tasks.errors import SourceError
-from tasks.imagery.clouds import LAYERS
-from tasks.imagery.stac.search import moment
+from tasks.imagery.clouds import LAYERS, needed_layers
+from tasks.imagery.stac.documents import is_url
+from tasks.imagery.stac.fields import moment, number, shown
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import StacImagery
 from tasks.samples.window import safe_name
@@ -24,6 +27,10 @@ from tasks.secrets import redact
 
 _LOG = logging.getLogger(__name__)
 _MOST_KEYS = 60  # in a message
+_MOST_NAME = 100  # characters of an item's id that stand in names of samples and files
+_MOST_HREF = 8192  # characters of an asset's URL
+_UNCLEAR = re.compile(r"[\x00-\x1f\x7f\\]")  # of which programs make different things
+_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{0,254}/.+", re.DOTALL)
 _LEAST_COVER = 1e-4  # share of a window that an item must cover to count
 
 
@@ -87,13 +94,13 @@ def read_items(found: Iterable[Mapping[str, Any]], recipe: Recipe, remote: bool)
     imagery = recipe.imagery
     assert isinstance(imagery, StacImagery)
     every = list(found)
-    needed = LAYERS.get(recipe.clouds.mask)
+    needed = needed_layers(recipe.clouds)
     _check_keys(imagery, [assets for item in every if isinstance(assets := item.get("assets"), Mapping)], needed)
     items: list[StacItem] = []
     lacking: Counter[str] = Counter()
     taken: Counter[str] = Counter()
     for item in every:
-        name = safe_name(str(item.get("id")))
+        name = _short(redact(str(item.get("id"))))  # it names files and samples
         read = _read(item, f"{name}-{taken[name] + 1}" if taken[name] else name, imagery, needed, remote)
         if isinstance(read, str):
             lacking[read] += 1
@@ -113,47 +120,52 @@ def read_items(found: Iterable[Mapping[str, Any]], recipe: Recipe, remote: bool)
 def locate(href: str, base: str, remote: bool, name: str) -> str:
     """``href`` of an asset as an http(s) or s3 URL or an absolute path; ``base`` is the item's own URL or path.
 
-    A catalogue from the network can not name files of this machine, and none can name GDAL's virtual file systems.
-    Raises SourceError.
+    A catalogue from the network can not name files of this machine, and none can name GDAL's virtual file systems, nor
+    a URL that one program reads in one way and another in another. Raises SourceError.
     """
-    scheme = urlsplit(href).scheme.lower()
-    if not href.lstrip().startswith("/vsi"):
-        if scheme in ("http", "https", "s3"):
-            return href
-        if remote and not scheme and not href.startswith(("/", "\\")):
-            joined = urljoin(base, href)
-            if joined.startswith(("http://", "https://")):
-                return joined
-        if not remote and scheme in ("", "file"):
-            path = unquote(urlsplit(href).path) if scheme else href
-            found = str((Path(base).parent / path).resolve())
-            if not found.startswith("/vsi"):
-                return found
+    try:
+        scheme = urlsplit(href).scheme.lower()
+        if not href.lstrip().startswith("/vsi") and len(href) <= _MOST_HREF:
+            if scheme in ("http", "https", "s3") or (remote and not scheme and not href.startswith(("/", "\\"))):
+                found = href if scheme else urljoin(base, href)
+                if _UNCLEAR.search(found) is None and (
+                    (is_url(found) and urlsplit(found).hostname) or _BUCKET.fullmatch(found)
+                ):
+                    return found
+            elif not remote and scheme in ("", "file"):
+                path = unquote(urlsplit(href).path) if scheme else href
+                found = str((Path(base).parent / path).resolve())
+                if not found.startswith("/vsi"):
+                    return found
+    except (ValueError, OSError, RuntimeError):  # no URL, or no path: a circle of links, a zero byte
+        pass
     raise SourceError(
-        f"{name}: its href {redact(href)[:200]} is not read; expected http(s) or s3"
+        f"{name}: its href {shown(href)} is not read; expected http(s) or s3"
         + (" from a catalogue on the network" if remote else ", or a file beside the catalogue")
     )
 
 
-def _check_keys(imagery: StacImagery, assets: list[Mapping[str, Any]], needed: str | None) -> None:
+def _check_keys(imagery: StacImagery, assets: list[Mapping[str, Any]], needed: Sequence[str]) -> None:
     """Raise SourceError for a band or layer that no item has."""
     keys = sorted({key for one in assets for key in one})
-    shown = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
+    there = ", ".join(keys[:_MOST_KEYS]) + (", ..." if len(keys) > _MOST_KEYS else "")
     for band in imagery.bands:
         if not any(_find(one, band) for one in assets):
             raise SourceError(
-                f"imagery.bands: no item of {imagery.collection} has an asset {band!r}; there are {shown}"
+                f"imagery.bands: no item of {imagery.collection} has an asset {band!r}; there are {there}"
             )
-    for layer in {*imagery.layers, *((needed,) if needed else ())}:
+    for layer in dict.fromkeys((*imagery.layers, *needed)):
         if not any(_layer(one, imagery, layer) for one in assets):
             key = imagery.layers.get(layer, layer)
             raise SourceError(
-                f"imagery.layers: no item of {imagery.collection} has an asset {key!r} for {layer}; there are {shown}; "
+                f"imagery.layers: no item of {imagery.collection} has an asset {key!r} for {layer}; there are {there}; "
                 f"name it, as in layers: {{{layer}: {layer.lower()}}}, or change clouds.mask"
             )
 
 
-def _read(item: Mapping[str, Any], name: str, imagery: StacImagery, needed: str | None, remote: bool) -> StacItem | str:
+def _read(
+    item: Mapping[str, Any], name: str, imagery: StacImagery, needed: Sequence[str], remote: bool
+) -> StacItem | str:
     """The item, or what it lacks to be used."""
     assets, properties = item.get("assets"), item.get("properties") or {}
     if not item.get("id") or not isinstance(assets, Mapping):
@@ -162,27 +174,39 @@ def _read(item: Mapping[str, Any], name: str, imagery: StacImagery, needed: str 
     layers = {layer: _layer(assets, imagery, layer) for layer in LAYERS.values()}
     if lacking := [band for band, found in bands.items() if not found]:
         return f"without asset {lacking[0]}"
-    if needed and not layers[needed]:
-        return f"without asset {imagery.layers.get(needed, needed)}"
+    if unknown := [layer for layer in needed if not layers[layer]]:
+        return f"without asset {imagery.layers.get(unknown[0], unknown[0])}"
     if (footprint := _footprint(item.get("geometry"))) is None:
         return "without a polygon as geometry"
+    # An item that a file of this machine links to may have come over the network all the same.
+    foreign = remote or is_url(str(item["self"]))
 
     def ref(found: tuple[str, int, bool]) -> AssetRef:
         key, band, chosen = found
-        fields = assets[key]
-        href = locate(str(fields.get("href", "")), str(item["self"]), remote, f"{name}, asset {key}")
+        fields, owner = assets[key], f"{name}, asset {key}"
+        if not isinstance(fields.get("href"), str):
+            raise SourceError(f"{owner}: href is {shown(fields.get('href'))}; expected a URL or path")
+        href = locate(fields["href"], str(item["self"]), foreign, owner)
         return AssetRef(name, f"{key}.{band}" if chosen else key, href, band, chosen, fields)
 
-    cover = properties.get("eo:cloud_cover")
+    cover = number(properties, "eo:cloud_cover", name)
     return StacItem(
         name,
         footprint,
         _seconds(properties.get("datetime") or properties.get("start_datetime")),
-        float(cover) if isinstance(cover, int | float) else float("inf"),
+        float("inf") if cover is None else cover,
         properties,
         tuple(ref(found) for found in bands.values() if found),
         {layer: ref(found) for layer, found in layers.items() if found},
     )
+
+
+def _short(identity: str) -> str:
+    """An item's id as names of samples and files have it."""
+    name = safe_name(identity[: 10 * _MOST_NAME])
+    if len(identity) <= _MOST_NAME:
+        return name
+    return f"{name[: _MOST_NAME - 13]}-{hashlib.sha256(identity.encode('utf-8', 'replace')).hexdigest()[:12]}"
 
 
 def _find(assets: Mapping[str, Any], band: str) -> tuple[str, int, bool] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tasks.errors import SourceError
+from tasks.recipe.tokens import filled
 from tasks.secrets import redact
 
 
@@ -48,7 +49,7 @@ def endpoint_of(api: str, resolve: Callable[[str], Path]) -> Endpoint:
     scheme = urlsplit(api).scheme.lower()
     if scheme in ("http", "https"):
         signed = any(p.signed and urlsplit(p.href).netloc == urlsplit(api).netloc for p in PRESETS.values())
-        return Endpoint(api, True, signed)
+        return Endpoint(filled(api, "imagery.api"), True, signed)
     if "://" in api:
         raise SourceError(f"imagery.api {redact(api)}: expected an http(s) URL, a path, or one of {', '.join(PRESETS)}")
     path = resolve(api)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import SourceError
+from tasks.imagery.stac.fields import entry, number, shown
 
 BASELINE_SCALE = 1e-4
 BASELINE_OFFSET = -0.1  # of -1000, scaled
@@ -36,8 +37,13 @@ class Rule:
         return f"reflectance = DN * {self.scale:g} {'-' if self.offset < 0 else '+'} {abs(self.offset):g} ({self.why})"
 
 
-def rule_of(properties: Mapping[str, Any], asset: Mapping[str, Any], band: int = 1) -> Rule | None:
+def rule_of(
+    properties: Mapping[str, Any], asset: Mapping[str, Any], band: int = 1, name: str = "the asset"
+) -> Rule | None:
     """The rule for one band (from 1) of an asset, by its item's ``properties`` and its own fields; None without any.
+
+    Raises SourceError, which begins with ``name``, where one of these fields is there but of another type, or a scale
+    is 0: what nobody can read is not what nobody said.
 
     1. ``earthsearch:boa_offset_applied: true``: the file is shifted already, so an offset that is named besides does
        not hold, only the scale.
@@ -45,15 +51,20 @@ def rule_of(properties: Mapping[str, Any], asset: Mapping[str, Any], band: int =
        of the asset's ``bands`` entry or of the asset (v2).
     3. Where no offset is named, that of ``s2:processing_baseline``: -1000 from 04.00 on, none before.
     """
-    scale, offset, where = _named(asset, band)
-    baseline, step = _baseline(properties), BASELINE_SCALE if scale is None else scale
-    if properties.get(_APPLIED) is True:
-        if scale is None and baseline is None:
-            return None
-        why = f"{where or 'scale of Sentinel-2'}; no offset: {_APPLIED}"
-        return Rule(step, 0.0, why, scale is not None)
-    if offset is not None:
+    scale, offset, where = _named(asset, band, name)
+    if (applied := properties.get(_APPLIED)) is not None and not isinstance(applied, bool):
+        raise SourceError(f"{name}: {_APPLIED} of its item is {shown(applied)}; expected true or false")
+    if applied and scale is not None:
+        return Rule(scale, 0.0, f"{where}; no offset: {_APPLIED}", True)
+    if offset is not None and not applied:
         return Rule(1.0 if scale is None else scale, offset, where, True)
+    baseline, step = _baseline(properties, name), BASELINE_SCALE if scale is None else scale
+    if applied:
+        return (
+            None
+            if baseline is None
+            else Rule(step, 0.0, f"{where or 'scale of Sentinel-2'}; no offset: {_APPLIED}", False)
+        )
     if baseline is not None:
         shifted = baseline >= OFFSET_SINCE
         text = f"{baseline[0]:02d}.{baseline[1]:02d}"
@@ -72,7 +83,8 @@ def to_reflectance(numbers: NDArray[Any], missing: NDArray[np.bool_], rule: Rule
     # Cancelling -1000 leaves crumbs of the last bit; a number of exactly 1000 is no negative value.
     negative = int(np.count_nonzero((exact < -1e-9) & ~missing))
     exact[missing | (exact < 0)] = 0.0
-    return exact.astype(np.float32), negative
+    with np.errstate(over="ignore"):  # becomes infinite, which the caller refuses
+        return exact.astype(np.float32), negative
 
 
 def check_negatives(negative: int, valid: int, most: float, item: str, rules: list[str]) -> None:
@@ -86,34 +98,32 @@ def check_negatives(negative: int, valid: int, most: float, item: str, rules: li
         )
 
 
-def _named(asset: Mapping[str, Any], band: int) -> tuple[float | None, float | None, str]:
+def _named(asset: Mapping[str, Any], band: int, name: str) -> tuple[float | None, float | None, str]:
     """Scale and offset as the asset names them, and where."""
     for fields, prefix, where in (
-        (entry(asset.get("raster:bands"), band), "", "raster:bands"),
-        (entry(asset.get("bands"), band), "raster:", "raster:scale in bands"),
+        (entry(asset, "raster:bands", band, name), "", "raster:bands"),
+        (entry(asset, "bands", band, name), "raster:", "raster:scale in bands"),
         (asset, "raster:", "raster:scale"),
     ):
-        scale, offset = _number(fields.get(f"{prefix}scale")), _number(fields.get(f"{prefix}offset"))
+        owner = f"{name}, {where.partition(' in ')[2] or where}" if fields is not asset else name
+        scale, offset = number(fields, f"{prefix}scale", owner), number(fields, f"{prefix}offset", owner)
+        if scale == 0:
+            raise SourceError(f"{owner}: {prefix}scale is 0, which leaves nothing of an image; expected another number")
         if scale is not None or offset is not None:
             return scale, offset, where
     return None, None, ""
 
 
-def entry(bands: Any, band: int) -> Mapping[str, Any]:
-    """What a list of an asset's fields has about its ``band``-th band; empty where it has nothing."""
-    found = bands[band - 1] if isinstance(bands, list) and len(bands) >= band else None
-    return found if isinstance(found, Mapping) else {}
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _baseline(properties: Mapping[str, Any]) -> tuple[int, int] | None:
+def _baseline(properties: Mapping[str, Any], name: str) -> tuple[int, int] | None:
     for key in _BASELINES:
-        found = re.fullmatch(r"N?(\d{1,2})\.(\d{1,2})", str(properties.get(key, "")))
-        # Other missions have a processing:version too.
+        said = properties.get(key)
+        found = re.fullmatch(r"N?(\d{1,2})\.(\d{1,2})", str(said)) if isinstance(said, str | float) else None
+        # Other missions have a processing:version too, of any form.
         mission = f"{properties.get('constellation', '')} {properties.get('platform', '')}".lower()
-        if found and (key != "processing:version" or "sentinel-2" in mission):
+        if key == "processing:version" and (found is None or "sentinel-2" not in mission):
+            continue
+        if found:
             return int(found[1]), int(found[2])
+        if said is not None:
+            raise SourceError(f"{name}: {key} of its item is {shown(said)}; expected a text such as '05.09'")
     return None

@@ -4,20 +4,23 @@ Nothing here writes or logs a token, and a signed URL lives only as long as the 
 """
 
 import os
+import re
 import threading
 import time
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from tasks.errors import CredentialError, SourceError
-from tasks.secrets import redact
-from tasks.web.client import Client
+from tasks.secrets import find_secret, redact, remember_url
+from tasks.web.client import USUAL, Bounds, Client
 from tasks.web.retry import TRANSIENT_STATUS, RetryPolicy, TransientError, asked_pause
 
 DEFAULT_SAS_URL = "https://planetarycomputer.microsoft.com/api/sas/v1/token"
 BLOB_HOSTS = (".blob.core.windows.net",)  # hosts whose URLs are signed, by their ends
 _OPEN_ACCOUNTS = ("ai4edatasetspublicassets",)  # thumbnails; the token service knows nothing of it
+_QUERY = re.compile(r"[!-\"$-~]{1,4096}")  # printable, and without #
+_PART = re.compile(r"[A-Za-z0-9$_-]{1,63}")  # an account or container: of the token service's URL
 _MARGIN = 120.0  # seconds of life that a token must have left to be used
 
 
@@ -33,8 +36,9 @@ class Signer:
     as in Microsoft's own package.
     """
 
-    def __init__(self, policy: RetryPolicy, timeout: float) -> None:
-        self._client = Client(policy, timeout, advice="check PC_SDK_SAS_URL")
+    def __init__(self, policy: RetryPolicy, timeout: float, limits: Bounds = USUAL) -> None:
+        """``timeout``: seconds for one request."""
+        self._client = Client(policy, timeout, advice="check PC_SDK_SAS_URL", limits=limits)
         self._tokens: dict[str, _Token] = {}
         self._lock = threading.Lock()
 
@@ -68,41 +72,50 @@ class Signer:
                 del self._tokens[container]
 
     def _ask(self, container: str) -> _Token:
-        base = os.environ.get("PC_SDK_SAS_URL") or DEFAULT_SAS_URL
-        key = os.environ.get("PC_SDK_SUBSCRIPTION_KEY")
+        base, key = token_service(), find_secret("PC_SDK_SUBSCRIPTION_KEY")
         headers = {"Ocp-Apim-Subscription-Key": key} if key else {}
         url = f"{base.rstrip('/')}/{container}"
         shown = redact(url)
 
         def once() -> _Token:
             # A redirect would take the key along.
-            answer = self._client.get(url, headers=headers, follow=False, whole=True, transient=())
-            if answer.status_code in TRANSIENT_STATUS:
-                message = f"{shown}: the token service answered {answer.status_code}"
+            answer = self._client.get(url, headers=headers, transient=())
+            if answer.status in TRANSIENT_STATUS:
+                message = f"{shown}: the token service answered {answer.status}"
                 raise TransientError(message, asked_pause(answer.headers))
-            if answer.status_code in (401, 403):
+            if answer.status in (401, 403):
                 raise CredentialError(
-                    f"{shown}: the token service refused ({answer.status_code}); "
-                    "check PC_SDK_SUBSCRIPTION_KEY, or unset it"
+                    f"{shown}: the token service refused ({answer.status}); check PC_SDK_SUBSCRIPTION_KEY, or unset it"
                 )
-            if answer.status_code != 200:
-                raise SourceError(f"{shown}: the token service answered {answer.status_code}; check PC_SDK_SAS_URL")
+            if answer.status != 200:
+                raise SourceError(f"{shown}: the token service answered {answer.status}; check PC_SDK_SAS_URL")
             try:
-                body = answer.json()
-                token = str(body["token"]).lstrip("?")
-                until = datetime.fromisoformat(str(body["msft:expiry"]))
-            except (ValueError, KeyError, TypeError):
+                return _token(answer.json())
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
                 raise SourceError(f"{shown}: expected JSON with token and msft:expiry; check PC_SDK_SAS_URL") from None
-            return _Token(token, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp())
 
         try:
             token = self._client.persist(once)
         except TransientError as error:
-            raise SourceError(f"{error}; start again later to go on") from None
+            raise SourceError(f"{error}; gave up after {error.tried}, start again later to go on") from None
         if token.until - time.time() < _MARGIN:
             # Tokens that are expired when they come have been seen: use it once rather than ask for ever.
             token = token._replace(until=time.time() + _MARGIN + 1)
+        remember_url(f"?{token.query}")
         return token
+
+
+def token_service() -> str:
+    """The URL of the token service."""
+    return os.environ.get("PC_SDK_SAS_URL") or DEFAULT_SAS_URL
+
+
+def _token(body: Any) -> _Token:
+    """What the service gave. Raises ValueError, KeyError, TypeError, AttributeError, OverflowError."""
+    query, until = body["token"].lstrip("?"), datetime.fromisoformat(body["msft:expiry"])
+    if not _QUERY.fullmatch(query):
+        raise ValueError("is no part of a URL")
+    return _Token(query, (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp())
 
 
 def _container(url: str) -> str | None:
@@ -112,4 +125,6 @@ def _container(url: str) -> str | None:
     account = host.partition(".")[0]
     if not host.endswith(BLOB_HOSTS) or account in _OPEN_ACCOUNTS or len(path) < 2:
         return None
-    return None if "sig=" in parts.query else f"{account}/{path[0]}"
+    if "sig=" in parts.query or not (_PART.fullmatch(account) and _PART.fullmatch(path[0])):
+        return None
+    return f"{account}/{path[0]}"

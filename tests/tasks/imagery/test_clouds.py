@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from tasks.errors import SourceError
-from tasks.imagery.clouds import cloud_mask, fraction, grown
+from tasks.imagery.clouds import cloud_mask, fraction, grown, needed_layers
 from tasks.imagery.protocol import Chip
 from tasks.recipe.parts import Clouds
 
@@ -79,8 +80,44 @@ def test_auto_takes_the_first_there_is(there: list[str], asked: list[str]) -> No
     assert item.asked == asked
 
 
+@pytest.mark.parametrize("there", [["cloudmask", "CLD", "SCL"], ["CLD", "SCL"], ["SCL"], ["cloudmask", "SCL"]])
+def test_a_union_takes_what_any_layer_marks_that_there_is(there: list[str]) -> None:
+    item = Layers({name: ALL[name] for name in there})
+    each = {name: cloud_mask(Layers({name: ALL[name]}), Clouds(mask="auto")) for name in there}
+    found = cloud_mask(item, Clouds(mask="union"))
+    assert np.array_equal(found, np.any([*each.values()], axis=0))
+    assert sorted(item.asked) == ["CLD", "SCL", "cloudmask"]
+
+
+def test_a_date_that_one_layer_calls_clear_and_another_cloudy_is_cloudy() -> None:
+    scl, cld = np.zeros((10, 10), dtype=np.uint8), np.zeros((10, 10), dtype=np.uint8)
+    scl[:6], scl[6:] = 9, 4
+    item = Layers({"SCL": scl, "CLD": cld})
+    assert np.mean(cloud_mask(item, Clouds(mask="auto"))) == 0.0
+    assert np.mean(cloud_mask(item, Clouds(mask="union"))) == 0.6
+    assert np.mean(cloud_mask(item, Clouds(mask=["cld", "scl"]))) == 0.6
+
+
+def test_the_layers_of_a_list_must_all_be_there_and_no_other_is_read() -> None:
+    item = Layers(ALL | {"SCL": np.array([[9, 4], [4, 4]], dtype=np.uint8)})
+    found = cloud_mask(item, Clouds(mask=["scl", "provided", "scl"]))
+    assert np.array_equal(found, [[True, True], [True, False]])
+    assert item.asked == ["cloudmask", "SCL"]
+    assert needed_layers(Clouds(mask=["scl", "provided", "scl"])) == ("SCL", "cloudmask")
+    assert needed_layers(Clouds(mask="cld")) == ("CLD",)
+    assert needed_layers(Clouds(mask="union")) == needed_layers(Clouds(mask="none")) == ()
+
+
+def test_the_clouds_of_a_union_are_grown_together() -> None:
+    first, second = np.zeros((1, 9), dtype=np.uint8), np.full((1, 9), 4, dtype=np.uint8)
+    first[0, 1], second[0, 7] = 1, 9
+    found = cloud_mask(Layers({"cloudmask": first, "SCL": second}), Clouds(mask="union", dilate=1))
+    assert np.array_equal(found, [[True, True, True, False, False, False, True, True, True]])
+
+
 def test_nothing_is_known_without_a_layer_or_a_mask() -> None:
     assert cloud_mask(Layers({}), Clouds(mask="auto")) is None
+    assert cloud_mask(Layers({}), Clouds(mask="union")) is None
     item = Layers(ALL)
     assert cloud_mask(item, Clouds(mask="none")) is None
     assert item.asked == []
@@ -89,7 +126,9 @@ def test_nothing_is_known_without_a_layer_or_a_mask() -> None:
 @pytest.mark.parametrize(
     ("mask", "there", "message"),
     [
-        ("scl", ["CLD"], "S2A_x: has no SCL layer, which clouds.mask: scl needs; it has CLD; .* cld or auto"),
+        ("scl", ["CLD"], "S2A_x: has no SCL layer, which clouds.mask: scl needs; it has CLD; .* cld or auto or union"),
+        (["scl", "cld"], ["CLD"], r"has no SCL layer, which clouds.mask: \[scl, cld\] needs; it has CLD; .* cld or au"),
+        (["scl", "cld"], [], "has no CLD layer, .*; it has no other cloud layer either; choose clouds.mask: none"),
         ("provided", ["CLD", "SCL"], "has no cloudmask layer.*it has CLD and SCL; .* cld or scl or auto"),
         ("cld", [], "it has no other cloud layer either; choose clouds.mask: none"),
     ],
@@ -97,6 +136,15 @@ def test_nothing_is_known_without_a_layer_or_a_mask() -> None:
 def test_a_missing_layer_is_told_with_those_there_are(mask: Any, there: list[str], message: str) -> None:
     with pytest.raises(SourceError, match=message):
         cloud_mask(Layers({name: ALL[name] for name in there}), Clouds(mask=mask))
+
+
+@pytest.mark.parametrize("mask", [[], ["scl", "fmask"], ["auto"], ["union", "scl"], "fmask", 3, None])
+def test_what_names_no_layer_is_refused_in_one_message(mask: Any) -> None:
+    with pytest.raises(
+        ValidationError, match=r"valid: auto, union, none, .* or a list of provided, cld, scl"
+    ) as caught:
+        Clouds(mask=mask)
+    assert caught.value.error_count() == 1
 
 
 def test_dilation_is_applied_to_what_is_found() -> None:

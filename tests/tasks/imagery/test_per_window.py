@@ -133,18 +133,17 @@ def test_what_is_read_is_staged_and_told(tmp_path: Path) -> None:
     assert not staged.cloud_mask.any()
 
 
-def test_what_is_not_staged_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_is_not_staged_is_told_with_its_reason_and_what_lacks_data_is_staged(tmp_path: Path) -> None:
     chips = {"bare": chip(), "empty": chip(nodata=6), "broken": WindowReadError("x.tif: cut short"), "good": chip()}
     found = fetched(PerWindow(made(), Shelf(list(chips), chips.__getitem__)), tmp_path)
     assert {name: (one.image, one.reason) for name, one in found.items()} == {
         "bare": (Image.ABSENT, "no item covers it"),
-        "empty": (Image.REJECTED, "nodata"),
+        "empty": (Image.STAGED, ""),  # a filter says what becomes of it
         "broken": (Image.FAILED, "x.tif: cut short"),
         "good": (Image.STAGED, ""),
     }
     assert found["empty"].nodata_fraction == 0.06
-    assert found["empty"].sha256 is found["empty"].bytes is None
-    assert [path.name for path in tmp_path.iterdir()] == ["good.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.npy", "good.npy"]
 
 
 @dataclass
@@ -223,8 +222,11 @@ def test_the_key_is_of_what_the_images_show() -> None:
     same = key()
     assert key(imagery={"attempts": 9, "timeout": 5.0, "connections": 2, "licence": "CC0", "attribution": "me"}) == same
     assert key(title="Other", splits={"seed": 3}, filter={"max_ignore_fraction": 0.5}) == same
-    for changes in ({"imagery": {"nodata": 0}}, {"clouds": {"dilate": 1}}, {"filter": {"max_nodata_fraction": 0.5}}):
+    assert key(filter={"max_nodata_fraction": 0.5}) == same  # judges what was read, and asks for nothing else
+    for changes in ({"imagery": {"nodata": 0}}, {"clouds": {"dilate": 1}}):
         assert key(**changes) != same
+    few, many = (stac_recipe("https://example.org", imagery={"max_items": most}) for most in (10, 9_999))
+    assert PerWindow(few, Shelf("a", lambda _: chip())).key == PerWindow(many, Shelf("a", lambda _: chip())).key
     plain = PerWindow(scenes_recipe(Path(), "x"), Shelf("a", lambda _: chip()))
     stac = PerWindow(stac_recipe("https://example.org"), Shelf("a", lambda _: chip()))
     assert (plain.key, stac.key) == (SCENES_KEY, STAC_KEY)

@@ -11,6 +11,7 @@ import osmium
 import pytest
 
 from tasks.geo.tiles import Tile
+from tests.support.fault_server import FaultServer
 
 TILE = Tile(16, 32768, 32767)  # its south-west corner is 0, 0; a side is 0.0055 degrees
 STEP = 1e-3
@@ -81,6 +82,19 @@ def server() -> Iterator[Scripted]:
         scripted.url = f"http://127.0.0.1:{http.server_port}"
         yield scripted
         http.shutdown()
+
+
+@pytest.fixture(scope="package")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
+    with FaultServer(tmp_path_factory.mktemp("faults")) as one:
+        yield one
+
+
+@pytest.fixture
+def faults(faulty: FaultServer) -> FaultServer:
+    """A server that does wrong, as if it were new."""
+    faulty.forget()
+    return faulty
 
 
 # One small region for the sources that read OSM objects: id -> place on a grid of STEP degrees.

@@ -172,3 +172,49 @@ def test_unreadable_file_is_named(tmp_path: Path, read: Any) -> None:
     geopandas.GeoDataFrame(geometry=[COURTYARD], crs=4326).to_parquet(path)
     with pytest.raises(LabelError, match=r"labels\.parquet: no readable footprint file"):
         read(path)
+
+
+def comb(teeth: int) -> Polygon:
+    """A line up and down, crossed once for every tooth."""
+    up = [(x, x % 2) for x in range(teeth)]
+    return Polygon([*up, (teeth, 0.5), (-1, 0.5)])
+
+
+def test_outlines_that_take_too_long_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = np.linspace(0, 2 * np.pi, module.MAX_CORNERS + 1)
+    round_one = Polygon(np.column_stack((np.cos(turn), np.sin(turn))))
+    with pytest.raises(LabelError, match=r"test: way 7 has 50,00\d corners, over 50,000; .*-explodecollections"):
+        make([COURTYARD, round_one], osm_type=["way", "way"], osm_id=[1, 7])
+    assert make([comb(300)]).report.repaired == 1
+    for tangled in (
+        comb(1200),
+        Polygon(np.random.default_rng(1).random((300, 2))),
+        Polygon([(x, 0) for x in range(60)] * 40),
+    ):
+        with pytest.raises(LabelError, match=r"test: the footprint at .* is not valid .*too tangled to repair"):
+            make([COURTYARD, tangled])
+    with pytest.raises(LabelError, match=r"b\.geojson: feature 1 is not valid"):
+        make([COURTYARD, comb(1200)], name=lambda row: f"b.geojson: feature {row}")
+    monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
+    with pytest.raises(LabelError, match="test: to check and repair its 1 outlines takes over 0 s"):
+        make([BOW_TIE])
+
+
+def test_many_corners_that_do_not_cross_are_repaired() -> None:
+    houses = [box(x, y, x + 1, y + 1) for x in range(10) for y in range(15)]  # they share their walls
+    found = make([MultiPolygon(houses)])
+    assert (found.report.repaired, found.geometry[0].area) == (1, 150)
+    yards = [box(x, y, x + 1, y + 1).exterior for x in range(3) for y in range(3)]
+    assert make([Polygon(box(-1, -1, 4, 4).exterior, yards)]).geometry[0].area == 25 - 9
+
+
+def test_what_a_source_holds_is_reported_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    write_footprints(path, make([COURTYARD], held=7, bounds=(-1.5, 0, 2, 3)))
+    assert (read_report(path).held, read_report(path).bounds) == (7, [-1.5, 0, 2, 3])
+    table = pq.read_table(path)
+    told = json.loads(table.schema.metadata[module.REPORT_KEY])
+    del told["held"], told["bounds"]  # as earlier programs wrote it
+    metadata = {**table.schema.metadata, module.REPORT_KEY: json.dumps(told).encode()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    assert (read_report(path).kept, read_report(path).held, read_report(path).bounds) == (1, None, None)

@@ -13,7 +13,7 @@ from rasterio import Affine
 from tasks.errors import LabelError, WindowReadError
 from tasks.geo.georeference import MERCATOR, Georeference, lonlat_of, tile_georeference, transformer
 from tasks.geo.tiles import Tile
-from tasks.labels import maps as module
+from tasks.labels import rasters as module
 from tasks.labels.classes import ClassMap
 from tasks.labels.maps import MapLabels
 from tasks.labels.measure import measure
@@ -202,6 +202,25 @@ def test_maps_of_no_use(tmp_path: Path) -> None:
         one_of(good, window(None))
     good.write_bytes(good.read_bytes()[:-40_000])
     assert isinstance(one_of(good, window()), WindowReadError)
+
+
+def test_a_map_may_be_named_by_a_star(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "cover_2021.tif", noise(300, 300), MERCATOR, Affine(*LIES.transform))
+    labels = labels_of(tmp_path / "cover_*.tif")
+    labels.prepare([window()], tmp_path)
+    (found,) = labels.read([window()])
+    assert isinstance(found, RawLabels)
+    assert found.name == str(path)
+    path.with_name("cover_2022.tif").write_bytes(path.read_bytes())
+    with pytest.raises(LabelError, match=r"cover_\*\.tif means .*cover_2021\.tif and .*cover_2022\.tif; each"):
+        labels_of(tmp_path / "cover_*.tif").prepare([window()], tmp_path)
+
+
+def test_a_crs_that_leads_nowhere(tmp_path: Path) -> None:
+    site = 'LOCAL_CS["site",UNIT["metre",1],AXIS["x",EAST],AXIS["y",NORTH]]'
+    path = write_raster(tmp_path / "map.tif", noise(300, 300), site, Affine(*LIES.transform))
+    with pytest.raises(LabelError, match=r"w: a map in .* cannot be laid over EPSG:3857 \(.*write both in one CRS"):
+        one_of(path, window())
 
 
 def test_class_masks_of_a_slippy_map_come_from_source_values(tmp_path: Path) -> None:

@@ -18,16 +18,21 @@ from rasterio import Affine
 from tasks.errors import LabelError, WindowReadError
 from tasks.geo.georeference import MERCATOR, Georeference, tile_georeference, transformer
 from tasks.geo.tiles import Tile
+from tasks.labels import measure as module
 from tasks.labels.classes import ClassMap
 from tasks.labels.drawn import FootprintLabels
 from tasks.labels.footprints import LabelReport, clean, write_footprints
 from tasks.labels.measure import class_fractions, ignored_fraction, measure, why_rejected
 from tasks.labels.protocol import Labels, RawLabels
+from tasks.labels.rasters import SceneLabels
+from tasks.raster.scene import LocalAsset, Scene
 from tasks.recipe.model import Recipe
+from tasks.recipe.sources import RasterLabels
 from tasks.samples.window import Window
 from tasks.state import masks
 from tasks.state.ledger import Measured
 from tasks.state.transitions import DENSITY, IGNORED, NO_LABEL, UNREAD
+from tests.tasks.raster.made import write_raster
 
 CLASSES = [
     {"name": "background", "value": 0, "color": "#000000"},
@@ -223,6 +228,58 @@ def test_a_dataset_without_buildings_has_no_fraction_of_them() -> None:
 def test_labels_that_the_recipe_does_not_know_end_the_run() -> None:
     with pytest.raises(LabelError, match=r"w1: labels that the recipe does not know, .*: 9 \(1\)"):
         measured(recipe(), RawLabels(np.array([[0]])), RawLabels(np.array([[9]])))
+
+
+def test_one_run_tells_the_unknown_labels_of_all_windows(tmp_path: Path) -> None:
+    """Though the first shard that has any ends it."""
+    paths = [write_raster(tmp_path / f"{n}.tif", np.full((4, 4), n, dtype=np.uint8)) for n in range(8)]
+    scenes = [Scene(str(n), "g", (), LocalAsset(path)) for n, path in enumerate(paths)]
+    labels = SceneLabels(lambda: scenes, RasterLabels.model_validate(RASTERS))
+    windows = [Window(f"{n}", f"{n}", "g", 0, 0, 4, 4) for n in range(8)]
+    labels.prepare(windows, tmp_path)
+    made = recipe()
+    with pytest.raises(LabelError) as error:
+        measure(windows[:2], labels, ClassMap.of(made), made)
+    message = (
+        f"labels of 8 windows, for example 1 ({paths[1]}): labels that the recipe does not know, with their counts of "
+        "pixels: 1 (16), 3 (16), 4 (16), 6 (16), 7 (16); add them to the source_values of a class, or to "
+        "ignore_values where they mean no label"
+    )
+    assert str(error.value) == message
+    with pytest.raises(LabelError, match=r"^labels of 8 windows"):  # of a shard beside it
+        measure(windows[2:4], labels, ClassMap.of(made), made)
+    write_raster(paths[7], np.full((4, 4), 7.5))  # another fault does not hide this one
+    again = SceneLabels(lambda: scenes, RasterLabels.model_validate(RASTERS))
+    again.prepare(windows, tmp_path)
+    with pytest.raises(LabelError, match=r"1 \(16\), 3 \(16\), 4 \(16\), 6 \(16\); add"):
+        measure(windows[:2], again, ClassMap.of(made), made)
+
+
+def test_many_windows_are_looked_at_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "a.tif", np.full((4, 40), 9, dtype=np.uint8))
+    labels = SceneLabels(lambda: [Scene("a", "g", (), LocalAsset(path))], RasterLabels.model_validate(RASTERS))
+    windows = [Window(f"a/{n}", "a", "g", 4 * n, 0, 4, 4) for n in range(10)]
+    labels.prepare(windows, tmp_path)
+    monkeypatch.setattr(module, "SURVEY_SECONDS", 0.0)
+    with pytest.raises(LabelError, match=r"^labels of 2 windows \(8 others were not looked at\), .*: 9 \(32\); add"):
+        measure(windows[:2], labels, ClassMap.of(recipe()), recipe())
+
+
+def test_a_label_that_cannot_be_read_is_told_with_its_file(caplog: pytest.LogCaptureFixture) -> None:
+    errors = [WindowReadError(f"{n}.tif: columns 0-2, rows 0-2 cannot be read (why)") for n in range(5)]
+    with caplog.at_level("WARNING", "tilewright"):
+        found = measured(recipe(), *errors)
+    assert {one.reason for one in found} == {UNREAD}
+    assert caplog.messages == [
+        *(f"labels: {n}.tif: columns 0-2, rows 0-2 cannot be read (why)" for n in range(3)),
+        "labels: 2 more windows of these cannot be read",
+    ]
+
+
+def test_a_window_of_ignored_pixels_alone_has_no_class() -> None:
+    (one,) = measured(recipe(), RawLabels(np.zeros((2, 2), np.uint8), np.ones((2, 2), bool)))
+    assert one.passes
+    assert one.class_fractions == (0.0, 0.0, 0.0)
 
 
 # ---- arithmetic ---------------------------------------------------------------------------------

@@ -52,10 +52,10 @@ def test_batches_and_the_index_on_disk_change_nothing(
     assert list(work.iterdir()) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "nothing", "noise"])
+@pytest.mark.parametrize("damage", ["cut", "nothing", "noise", "page"])
 def test_damaged_extract_is_named(pbf: Path, tmp_path: Path, damage: str) -> None:
     whole = pbf.read_bytes()
-    pbf.write_bytes({"cut": whole[:-30], "nothing": b"", "noise": b"\x00\xff" * 500}[damage])
+    pbf.write_bytes({"cut": whole[:-30], "nothing": b"", "noise": b"\x00\xff" * 500, "page": b"<html>"}[damage])
     with pytest.raises(LabelError, match=r"region\.osm\.pbf: cannot be read as an OSM extract"):
         PbfSource(pbf).fetch([TILE], tmp_path)
 
@@ -82,11 +82,21 @@ def test_extract_behind_a_url(server: Scripted, pbf: Path, tmp_path: Path) -> No
     assert found.report.requests == 1
 
 
-def test_damaged_download_is_not_kept(server: Scripted, pbf: Path, tmp_path: Path) -> None:
-    page = Answer(200, b"<html>maintenance</html>", {"ETag": '"1"'})
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html>maintenance</html>", r"region\.osm\.pbf: the server sent a web page"),
+        (
+            b"noise",
+            r"^http://127.*region\.osm\.pbf: the file cannot be read as an OSM extract.*run the same command again",
+        ),
+    ],
+)
+def test_damaged_download_is_not_kept(server: Scripted, pbf: Path, tmp_path: Path, body: bytes, said: str) -> None:
+    page = Answer(200, body, {"ETag": '"1"'})
     server.on("/region.osm.pbf", page, Answer(200, pbf.read_bytes(), {"ETag": '"2"'}))
     source = PbfSource(None, server.url + "/region.osm.pbf", None, QUICK)
-    with pytest.raises(LabelError, match="cannot be read as an OSM extract"):
+    with pytest.raises(LabelError, match=said):
         source.fetch([TILE], tmp_path)
     assert source.fetch([TILE], tmp_path).report.kept == 2
     assert "If-None-Match" not in server.asked[1].headers

@@ -90,9 +90,9 @@ def test_whole_numbers_in_floating_files(tmp_path: Path) -> None:
     assert np.argwhere(missing).tolist() == [[3, 3]]
     assert np.array_equal(values[4:], labels[4:])
     labels[5, 5] = 0.5
-    with pytest.raises(LabelError, match=r"b\.tif: holds float32 values that are not whole numbers; expected classes"):
+    with pytest.raises(LabelError, match=r"b\.tif: holds float32 values that .* such as 0\.5; expected classes"):
         read(write_raster(tmp_path / "b.tif", labels))
-    with pytest.raises(LabelError, match="not whole numbers"):
+    with pytest.raises(LabelError, match=r"c\.tif: holds complex64 values; expected whole numbers"):
         read(write_raster(tmp_path / "c.tif", labels.astype(np.complex64)))
 
 
@@ -272,7 +272,7 @@ def test_a_cell_without_its_file(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"crs": "EPSG:32632"}, r"c\.tif is in EPSG:32632, c is in EPSG:32631: they must have the same CRS"),
-        ({"transform": Affine(0.5, 0, 500_010, 0, -0.5, 5_800_000)}, r"c\.tif does not lie where c does: .*20\.0 col"),
+        ({"transform": Affine(0.5, 0, 500_010, 0, -0.5, 5_800_000)}, r"c\.tif does not lie where c does: .*20\.00 col"),
         ({"transform": TRANSFORM * Affine.scale(2)}, r"c\.tif does not lie where c does"),
         ({"side": 33}, r"c\.tif is 33x33 pixels, c is 32x32: they must have the same size"),
     ],
@@ -280,7 +280,7 @@ def test_a_cell_without_its_file(tmp_path: Path) -> None:
 def test_a_file_of_another_grid(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     side = options.pop("side", 32)
     write_raster(tmp_path / "c.tif", noise(side, side), **options)
-    with pytest.raises(LabelError, match=message + r".*\. Write it on the pixels of its cell, or give one raster"):
+    with pytest.raises(LabelError, match=message + r".*\. Write it on .* its cell, set labels\.align: nearest, or"):
         one_of(cells(tmp_path), cell())
 
 
@@ -291,3 +291,95 @@ def test_a_damaged_file_of_a_cell(tmp_path: Path) -> None:
     path.write_text("not a raster")
     with pytest.raises(LabelError, match=r"c\.tif: is no raster that can be opened"):
         one_of(cells(tmp_path), cell())
+
+
+# ---- rasters on another grid --------------------------------------------------------------------
+
+NEAREST = RasterLabels(source="rasters", path="gt/{scene}.tif", align="nearest")
+
+
+def placed(column: int, row: int, side: int) -> Window:
+    """A window of an image whose grid is that of ``write_raster``."""
+    lies = Georeference("EPSG:32631", tuple(TRANSFORM * Affine.translation(column, row))[:6])
+    return Window(f"a/{row}-{column}", "a", "a", column, row, side, side, lies)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.3, 0.5, 1.0, -2.25])
+def test_aligned_labels_are_those_under_the_pixels_centres(tmp_path: Path, moved: float) -> None:
+    labels = noise(60, 60) + np.uint8(1)
+    path = write_raster(tmp_path / "a.tif", labels, transform=TRANSFORM * Affine.translation(moved, 0))
+    at = placed(10, 20, 16)
+    raw = one_of(of([scene(path)], NEAREST), at)
+    assert isinstance(raw, RawLabels)
+    columns = np.floor(np.arange(10, 26) + 0.5 - moved).astype(int)
+    assert np.array_equal(raw.values, labels[20:36][:, columns])
+    assert raw.missing is not None
+    assert not raw.missing.any()
+    assert raw.name == str(path)
+    exact, _ = read(path, window(10, 20, 16))
+    assert np.array_equal(raw.values, exact) == (-0.5 < moved <= 0.5)
+
+
+def test_aligned_labels_of_another_resolution_and_crs(tmp_path: Path) -> None:
+    coarse = noise(40, 40)
+    half = TRANSFORM * Affine.scale(2) * Affine.translation(-2, -2)
+    path = write_raster(tmp_path / "a.tif", coarse, transform=half)
+    raw = one_of(of([scene(path)], NEAREST), placed(0, 0, 32))
+    assert isinstance(raw, RawLabels)
+    assert np.array_equal(raw.values, coarse[2:18, 2:18].repeat(2, 0).repeat(2, 1))
+
+
+def test_aligned_labels_beyond_the_image_or_the_raster_are_none(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise(60, 60), transform=TRANSFORM * Affine.translation(-10, 4))
+    image = Scene("a", "a", (), LocalAsset(path), size=(30, 30))
+    raw = one_of(of([image], NEAREST, padding=1), placed(-4, -4, 20))
+    assert isinstance(raw, RawLabels)
+    known = np.zeros((20, 20), dtype=bool)
+    known[8:19, 4:19] = True  # below the raster's first row, inside the image, inside the rim
+    assert np.array_equal(raw.missing, ~known)
+    with pytest.raises(LabelError, match=r"a/200-200: .*a\.tif does not reach it; .*missing: skip"):
+        one_of(of([image], NEAREST), placed(200, 200, 20))
+
+
+def test_aligned_labels_without_a_place_are_cut(tmp_path: Path) -> None:
+    labels = noise(40, 40)
+    raw = one_of(of([scene(write_plain(tmp_path / "a.png", labels))], NEAREST), placed(4, 8, 16))
+    assert isinstance(raw, RawLabels)
+    assert np.array_equal(raw.values, labels[8:24, 4:20])
+
+
+@pytest.mark.parametrize("columns", [0.5, 1.0, 0.02])
+def test_a_cell_s_file_that_lies_a_little_off(tmp_path: Path, columns: float) -> None:
+    values = noise(40, 40) % np.uint8(2)
+    write_raster(tmp_path / "c.tif", values[:32, :32], transform=TRANSFORM * Affine.translation(columns, 0))
+    with pytest.raises(LabelError, match=rf"{columns:.2f} columns and 0.00 rows off\. .*set labels\.align: nearest"):
+        one_of(cells(tmp_path), cell())
+    write_raster(tmp_path / "c.tif", values, transform=TRANSFORM * Affine.translation(columns - 4, -4))
+    raw = one_of(cells(tmp_path, align="nearest"), cell())
+    assert isinstance(raw, RawLabels)
+    start = int(np.floor(4.5 - columns))
+    assert np.array_equal(raw.values, values[4:36, start : start + 32])
+
+
+def test_a_cell_s_file_in_any_of_several_folders(tmp_path: Path) -> None:
+    values = noise(2, 32, 32)
+    for folder, part in zip(("train", "val"), values, strict=True):
+        write_raster(tmp_path / folder / "32631" / f"{folder}.tif", part)
+    labels = CellLabels(tmp_path / "*" / "{scene}.tif", RASTERS)
+    for name, part in zip(("32631/train", "32631/val"), values, strict=True):
+        raw = one_of(labels, cell(name))
+        assert isinstance(raw, RawLabels)
+        assert np.array_equal(raw.values, part)
+    write_raster(tmp_path / "test/32631/val.tif", values[0])
+    with pytest.raises(LabelError, match=r"means .*test/32631/val\.tif and .*val/32631/val\.tif for 32631/val; each"):
+        one_of(CellLabels(tmp_path / "*" / "{scene}.tif", RASTERS), cell("32631/val"))
+
+
+def test_nan_is_no_label(tmp_path: Path) -> None:
+    values = np.array([[0, 1], [np.nan, np.inf]], dtype=np.float32)
+    found, missing = read(write_raster(tmp_path / "a.tif", values), window(side=2))
+    assert found.tolist() == [[0, 1], [0, 0]]
+    assert missing.tolist() == [[False, False], [True, True]]
+    huge = write_raster(tmp_path / "b.tif", np.full((2, 2), -3.4e38, dtype=np.float32))
+    with pytest.raises(LabelError, match=r"b\.tif: .* such as -3\.4e\+38; expected classes\. .*nodata value"):
+        read(huge, window(side=2))

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tasks.raster.scene import Scene
 from tasks.recipe.load import load_recipe
 from tasks.recipe.model import Recipe
 from tasks.samples.window import Window
+from tasks.web.client import Bounds
 from tests.tasks.raster.made import scenes_recipe
 
 RECIPE = """
@@ -27,6 +29,7 @@ area: {{bbox: [0, 0, 1, 1]}}
 grid: {{zoom: 16}}
 imagery: {{source: ign}}
 labels: {labels}
+limits: {{max_answer_mb: 5, private_hosts: [inside.example]}}
 classes: [{{name: background, value: 0, color: "#000000"}}, {{name: building, value: 1, color: "#ffffff"}}]
 """
 
@@ -55,7 +58,13 @@ def recipe(folder: Path, labels: str) -> Recipe:
 )
 def test_recipe_names_its_source_which_travels(tmp_path: Path, labels: str, expected: object) -> None:
     made = footprint_source(recipe(tmp_path, labels))
-    assert made == expected(tmp_path)  # type: ignore[operator]
+    asked = expected(tmp_path)  # type: ignore[operator]
+    if not isinstance(asked, VectorSource):
+        assert made.limits == Bounds(5_000_000)  # type: ignore[attr-defined]
+        assert made.reach.allowed == {"inside.example"}  # type: ignore[attr-defined]
+        assert made.reach.trusts("127.0.0.1") is ("127.0.0.1" in labels)  # type: ignore[attr-defined]
+        asked = replace(asked, limits=made.limits, reach=made.reach)  # type: ignore[attr-defined]
+    assert made == asked
     assert pickle.loads(pickle.dumps(made)) == made
 
 

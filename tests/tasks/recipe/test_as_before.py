@@ -19,6 +19,7 @@ from tasks.recipe.sources import SlippyImagery
 DATASETS = Path(__file__).parents[3] / "datasets"
 BEFORE: dict[str, dict[str, dict[str, Any]]] = json.loads((Path(__file__).parent / "before.json").read_text())
 SHIPPED, SMALL = BEFORE["shipped"], BEFORE["small"]
+CHANGED = {"landcovernet-africa": ["clouds.mask=auto"]}  # of shipped recipes: what they said then and no longer say
 HARD_TO_GET = {"attempts", "timeout", "connections", "attribution", "licence"}  # were in no text about imagery
 
 
@@ -58,7 +59,7 @@ def test_every_shipped_recipe_was_told() -> None:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_recipe_means_the_same(name: str) -> None:
-    assert_same(load_recipe(DATASETS / f"{name}.yaml"), SHIPPED[name])
+    assert_same(load_recipe(DATASETS / f"{name}.yaml", CHANGED.get(name, [])), SHIPPED[name])
 
 
 @pytest.mark.parametrize("name", SMALL)

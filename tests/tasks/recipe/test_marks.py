@@ -123,7 +123,8 @@ def test_identity_is_content(source: str) -> None:
 
 
 def test_tokens_and_places_on_disk_are_no_content() -> None:
-    one = recipe_of("xyz", {"imagery.url": "https://example.org/{z}/{x}/{y}?token=ONE", "labels.path": "a/b.geojson"})
-    two = recipe_of("xyz", {"imagery.url": "https://example.org/{z}/{x}/{y}?token=TWO", "labels.path": "c.geojson"})
+    url = "https://example.org/{z}/{x}/{y}?token="
+    one = recipe_of("xyz", {"imagery.url": url + "{env:ONE}", "labels.path": "a/b.geojson"})
+    two = recipe_of("xyz", {"imagery.url": url + "{env:TWO}", "labels.path": "c.geojson"})
     assert one.content_hash() == two.content_hash()
     assert one.hash() != two.hash()

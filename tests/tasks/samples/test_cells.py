@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import AreaError
+from tasks.geo.coverage import named
 from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile, tile_bounds
 from tasks.geo.utm import cells_over, to_degrees, to_metres, utm_epsg
@@ -189,11 +190,28 @@ def test_a_sample_is_drawn_evenly_and_alike() -> None:
         over(box, sample=CAP + 1)
 
 
+def test_a_message_counts_the_cells_of_all_zones() -> None:
+    """About 62,333 cells were over a limit of 1,000,000: those of the last zone alone."""
+    shape, made = shapely.box(5.0, 45.0, 7.0, 45.5), UtmCells(kind="utm", size=64, resolution=40)
+    count = len(utm_windows(shape, Area(bbox=[5.0, 45.0, 7.0, 45.5]), made, 4, CAP))
+    for cap in (count // 3, count - 20):
+        with pytest.raises(AreaError, match="holds about") as caught:
+            utm_windows(shape, Area(bbox=[5.0, 45.0, 7.0, 45.5]), made, 4, cap)
+        (told,) = re.findall(rf"about ([\d,]+) cells, over limits.max_tiles {cap:,}", str(caught.value))
+        assert int(told.replace(",", "")) > cap
+
+
+@pytest.mark.parametrize("resolution", [1e-300, 5e-324, 1e-3])
+def test_cells_too_small_to_count_are_refused(resolution: float) -> None:
+    with pytest.raises(AreaError, match=r"are too small for UTM; keep size \* resolution over 0\.1 m"):
+        over((15.0, 45.0, 15.1, 45.1), resolution=resolution)
+
+
 def test_tiles_are_those_of_the_tile_recipe(tmp_path: Path) -> None:
     made = recipe("unused", area={"bbox": [15.0, 45.0, 15.05, 45.05]}, splits={"by": "block", "block": 4},
                   imagery={"cells": {"kind": "tiles", "zoom": 14, "size": 512}})  # fmt: skip
     windows = cells(made, tmp_path)
-    tiles = tiles_in(shapely.box(15.0, 45.0, 15.05, 45.05), 14, CAP)
+    tiles = named(tiles_in(shapely.box(15.0, 45.0, 15.05, 45.05), 14, CAP), 14)
     assert {window.name for window in windows} == {tile.name for tile in tiles}
     for window in windows:
         tile = Tile.parse(window.name)

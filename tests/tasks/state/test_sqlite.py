@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,19 @@ def test_what_an_image_is_from_comes_back(path: Path) -> None:
             assert {key: getattr(sample, key) for key in about} == about
             assert (sample.nodata_fraction, sample.fetched_at) == (0.5, 5)
         assert ledger.notes() == {"offset -1000": 2}
+
+
+def test_what_a_source_said_is_recorded_without_secrets(path: Path) -> None:
+    url = "https://example.org/a.tif?access_token=hunter2hunter2"
+    with open_ledger(path) as ledger:
+        ledger.set_candidates(NAMES[:2])
+        ledger.record_measured([measured(name, 0.5) for name in NAMES[:2]], "k")
+        said = Fetched(NAMES[0], Image.FAILED, url)
+        ledger.record_fetched([said, replace(staged(NAMES[1]), origin=url, note=url)])
+        (reason,) = ledger.reasons(State.FAILED)
+        (sample,) = ledger.samples()
+    assert reason == sample.origin == sample.note == url.replace("hunter2hunter2", "***")
+    assert b"hunter2" not in path.read_bytes()
 
 
 def test_new_labels_move_samples_both_ways_and_keep_their_images(path: Path) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tasks.errors import StoreError
-from tasks.state.ledger import Fetched, Ledger, Measured, RunState, Sample
+from tasks.state.ledger import Fetched, Ledger, Measured, Recorded, RunState, Sample
 from tasks.state.sqlite import open_ledger
-from tasks.state.transitions import LABEL_REASONS, Event, Image, Standing, State, after
+from tasks.state.transitions import LABEL_REASONS, Event, Image, Labels, Standing, State, after
 
 NAMES = [f"scene {n}/0-{n}@2020" for n in range(5)]
 KEYS = ["k1", "k2"]
@@ -105,6 +105,30 @@ class LedgerModel(RuleBasedStateMachine):
                 known.standing = after(known.standing, Event.IMAGE_ANSWERED, one.reason, one.image)
                 known.fetched = one
 
+    @rule(names=some, standing=st.builds(Standing, image=st.sampled_from(Image), labels=st.sampled_from(Labels)))
+    def judge(self, names: list[str], standing: Standing) -> None:
+        if standing.image is Image.STAGED:  # only what was staged can be so again
+            names = [name for name in names if name in self.samples and self.samples[name].fetched]
+        if standing.labels is not Labels.UNKNOWN:
+            names = [name for name in names if name in self.samples and self.samples[name].measured]
+        self.ledger.judge(dict.fromkeys(names, standing))
+        for name in names:
+            if name in self.samples:
+                self.samples[name].standing = standing
+
+    @rule(names=some)
+    def measure_again(self, names: list[str]) -> None:
+        self.ledger.measure_again(names)
+        for name in names:
+            if name in self.samples:
+                self.samples[name].key = ""
+
+    @rule()
+    def rename_key(self) -> None:
+        self.ledger.rename_key(*KEYS)
+        for known in self.samples.values():
+            known.key = KEYS[1] if known.key == KEYS[0] else known.key
+
     @rule(names=some)
     def forget_images(self, names: list[str]) -> None:
         self.ledger.forget_images(names)
@@ -153,6 +177,8 @@ class LedgerModel(RuleBasedStateMachine):
             expected = {reason: reasons.count(reason) for reason in reasons}
             found = self.ledger.reasons(state)
             assert list(found.items()) == sorted(expected.items(), key=lambda one: (-one[1], one[0]))
+        answers = {known.standing.image for known in self.samples.values()}
+        assert self.ledger.answered() == bool(answers - {Image.UNKNOWN, Image.FAILED})
         assert self.ledger.measured() == sum(known.key is not None for known in candidates.values())
         for key in KEYS:
             assert self.ledger.unmeasured(key) == {name for name, known in candidates.items() if known.key != key}
@@ -175,6 +201,28 @@ class LedgerModel(RuleBasedStateMachine):
         assert self.ledger.samples() == expected
         notes = [sample.note for sample in expected if sample.note]
         assert self.ledger.notes() == {note: notes.count(note) for note in notes}
+
+    @invariant()
+    def what_filters_judge_agrees(self) -> None:
+        candidates = {name: known for name, known in sorted(self.samples.items()) if known.candidate}
+        fractions = {
+            name: known.measured.class_fractions if known.measured else () for name, known in candidates.items()
+        }
+        assert list(self.ledger.recorded(KEYS[0])) == [
+            Recorded(
+                name,
+                known.standing,
+                known.key == KEYS[0],
+                fractions[name],
+                bool(known.measured and known.measured.mask_sha256),
+                known.fetched.nodata_fraction if known.fetched else None,
+                bool(known.fetched and known.fetched.sha256),
+            )
+            for name, known in candidates.items()
+        ]
+        for state in State:
+            inside = [(name, fractions[name]) for name, known in candidates.items() if known.standing.state is state]
+            assert self.ledger.class_fractions(state) == inside
 
     @invariant()
     def masks_agree(self) -> None:

@@ -42,6 +42,29 @@ def test_another_kind_of_store_is_refused_without_its_secrets() -> None:
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("store", ["a\0b", "s3://bucket/a\0b", "", " ", "a\nb"])
+def test_what_is_no_address_is_told(store: str) -> None:
+    with pytest.raises(StoreError, match=r"expected a local path or s3://bucket/prefix, without control characters"):
+        WorkDir.of(store)
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot be made \(File name too long\)"):
+        WorkDir.of(str(tmp_path / ("x" * 5000))).make()
+
+
+def test_a_full_disk_is_told_as_one_when_the_lock_is_made(work: WorkDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "open", full)
+    with (
+        pytest.raises(DiskError, match=r"No space left on device.*free space and run the same command again"),
+        work.lock("build"),
+    ):
+        pass
+
+
 def test_where_a_store_is() -> None:
     assert local_path("s3://bucket/prefix") is None
     assert local_path("file:///a/b") == local_path("/a/b") == Path("/a/b")

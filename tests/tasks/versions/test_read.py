@@ -1,7 +1,9 @@
 """References, versions of older schemas by the present names, and what reading drags in: little."""
 
+import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from tasks.versions.read import Previous, next_number, open_repository, open_ver
 from tasks.versions.schema import SPLITS
 from tasks.versions.write import open_or_create
 from tests.support.continued import unpack
-from tests.support.stores import IGNORE, draw, write_store
+from tests.support.stores import IGNORE, Split, draw, write_store
 
 
 @pytest.mark.parametrize("uri", ["ftp://host/x", "s3://bucket"])
@@ -117,3 +119,107 @@ def test_importing_a_reader_drags_in_no_build(module: str) -> None:
     script = f"import sys, {module}; print(sorted(sys.modules.keys() & set({heavy!r})))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+# ---- damage -------------------------------------------------------------------------------------
+
+
+def chunk_files(store: Path) -> list[Path]:
+    """Those of pixels, the largest first."""
+    files = sorted((store / "chunks").iterdir(), key=lambda path: path.stat().st_size, reverse=True)
+    return files
+
+
+def hashed(count: int) -> dict[str, Split]:
+    """A train split with hashes."""
+    made = draw([f"a/{i}" for i in range(count)], shape=(32, 32))
+    hashes = {
+        f"{name}_sha256": np.array([list(hashlib.sha256(one.tobytes()).digest()) for one in pixels], dtype=np.uint8)
+        for name, pixels in (("image", made.image), ("mask", made.mask))
+    }
+    return {"train": replace(made, more=hashes)}
+
+
+def read_all(store: Path) -> None:
+    arrays = open_version(str(store)).split("train")
+    arrays.samples(slice(0, len(arrays)))
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone"])
+def test_a_damaged_chunk_is_told(tmp_path: Path, damage: str) -> None:
+    store = tmp_path / "store"
+    write_store(store, hashed(12))
+    read_all(store)
+    for path in chunk_files(store)[:6]:
+        before = path.read_bytes()
+        if damage == "flip":
+            middle = len(before) // 2
+            path.write_bytes(before[:middle] + bytes(8) + before[middle + 8 :])
+        elif damage == "gone":
+            path.unlink()
+        else:
+            path.write_bytes(before[: len(before) // 2 if damage == "cut" else 0])
+        if path.is_file() and path.read_bytes() == before:
+            continue  # there were eight zeros
+        with pytest.raises(StoreError, match=str(store)) as caught:
+            read_all(store)
+        assert "\n" not in str(caught.value)
+        path.write_bytes(before)
+    read_all(store)
+
+
+def test_a_changed_sample_is_named(tmp_path: Path) -> None:
+    """Bytes that decode, and are not those that were written."""
+    store = tmp_path / "store"
+    write_store(store, hashed(12))
+    repository = open_repository(str(store))
+    session = repository.writable_session("main")
+    group = zarr.open_group(session.store, mode="r+")
+    mask = group["train/mask"]
+    assert isinstance(mask, zarr.Array)
+    mask[3, 4, 5] = 1 - np.asarray(mask[3, 4, 5])
+    snapshot = session.commit("by hand", metadata={"version": "v7"})
+    repository.create_tag("v7", snapshot)
+    arrays = open_version(str(store), "v7").split("train")
+    arrays.samples(slice(0, 3))
+    arrays.samples(slice(4, len(arrays)))
+    with pytest.raises(StoreError, match=f"@v7, train: the mask of sample {arrays.sample_id[3]} is not the one"):
+        arrays.samples(slice(2, 6))
+    assert len(arrays.samples(slice(2, 6), check=False).masks) == 4
+
+
+# ---- forks --------------------------------------------------------------------------------------
+
+_FORKED = """
+import os, sys
+from tasks.versions.read import open_version
+from tasks.errors import StoreError
+
+def read(version):
+    try:
+        version = version or open_version(sys.argv[1])
+        arrays = version.split("train")
+        arrays.samples(slice(0, 2))
+        return "read"
+    except StoreError as error:
+        return str(error)
+
+before = open_version(sys.argv[1]) if sys.argv[2] == "before" else None
+for version in (before, None):
+    child = os.fork()
+    if not child:
+        print(read(version), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "in the child"])
+def test_a_forked_child_reads_or_refuses_and_never_hangs(tmp_path: Path, when: str) -> None:
+    """PyTorch's loader forks its workers on Linux."""
+    write_store(tmp_path / "store", hashed(4))
+    command = [sys.executable, "-c", _FORKED, str(tmp_path / "store"), when]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    for line in result.stdout.splitlines():
+        assert line == "read" if when == "in the child" else "multiprocessing_context" in line
+    assert len(result.stdout.splitlines()) == 2

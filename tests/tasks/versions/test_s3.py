@@ -14,6 +14,7 @@ from infra.sandbox.services.scripted import ScriptedServer
 from tasks.errors import StoreError
 from tasks.versions.read import versions
 from tests.support.builds import contents, run_build
+from tests.support.fault_server import FaultServer
 from tests.support.servers import wait_until_it_answers
 from tests.support.small import SmallRegion
 
@@ -61,5 +62,26 @@ def test_without_a_server_the_error_says_what_to_check() -> None:
     environment = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a"}
     environment |= {"AWS_SECRET_ACCESS_KEY": "b", "AWS_REGION": "us-east-1"}
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    assert "StoreError: s3://bucket/small" in result.stderr
+    assert "StoreError: s3://bucket: " in result.stderr
     assert "AWS_ENDPOINT_URL" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("never", "not whole within 0.3 s"),
+        ("endless-close", "more than 1 MB"),
+        ("html", "a web page, where an S3 server was expected"),
+        ("reset-first", "no answer"),
+    ],
+)
+def test_a_server_that_is_no_s3_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    """Icechunk would wait for ever, or say that the store is of a newer format."""
+    monkeypatch.setattr("tasks.versions.endpoint.SECONDS", 0.3)
+    with FaultServer(tmp_path) as faults:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faults.url)
+        with pytest.raises(StoreError, match=told) as caught:
+            versions(f"s3://{fault}/small")
+    assert "AWS_ENDPOINT_URL" in str(caught.value)

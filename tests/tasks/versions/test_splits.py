@@ -1,5 +1,6 @@
 from collections import Counter
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from tasks.geo.tiles import Tile
 from tasks.recipe.parts import Splits
 from tasks.samples.window import Place, Window, place_of
 from tasks.versions.schema import SPLITS
-from tasks.versions.splits import assign_splits, largest_remainder, too_near
+from tasks.versions.splits import assign_splits, largest_remainder, too_near, wanted_splits
 
 BY_TILE = Splits(by="tile")
 cells = st.sets(st.tuples(st.integers(0, 63), st.integers(0, 63)), min_size=1, max_size=250)
@@ -177,3 +178,27 @@ def test_shares_of_eighty_ten_ten() -> None:
     units = {f"chip{i}": f"chip{i}" for i in range(1980)}
     assigned = assign_splits(units, {}, Splits(train=0.8, validation=0.1, test=0.1))
     assert Counter(assigned.values()) == {"train": 1584, "validation": 198, "test": 198}
+
+
+@pytest.mark.parametrize("sizes", [(9,), (1, 20), (20, 1), (5, 5)])
+def test_with_fewer_units_than_splits_train_gets_one(sizes: tuple[int, ...]) -> None:
+    units = {f"{unit}/{n}": f"{unit}" for unit, size in enumerate(sizes) for n in range(size)}
+    for seed in range(5):
+        splits = Splits(train=0.4, validation=0.3, test=0.3, seed=seed)
+        assert "train" in assign_splits(units, {}, splits).values()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, ["train", "validation", "test"]),
+        ({"train": 1.0, "validation": 0.0, "test": 0.0}, ["train"]),
+        ({"train": 1.0, "validation": 0.0, "test": 0.0, "holdout": 0.2}, ["train", "validation"]),
+        (
+            {"train": 1.0, "validation": 0.0, "test": 0.0, "groups": {"test": ["a"], "validation": []}},
+            ["train", "test"],
+        ),
+    ],
+)
+def test_which_splits_a_recipe_asks_for(changes: dict[str, Any], wanted: list[str]) -> None:
+    assert wanted_splits(Splits.model_validate(changes)) == wanted

@@ -15,7 +15,7 @@ from PIL import Image
 from tasks.errors import DiskError, StoreError
 from tasks.geo.tiles import Tile, tile_bounds
 from tasks.versions.read import DatasetVersion, open_version
-from tasks.versions.schema import SPLITS
+from tasks.versions.schema import NOT_KNOWN, SPLITS
 from tasks.views.export import PART, ExportSummary, export_version, file_names
 from tasks.views.picture import viewable
 from tests.support.continued import NAMES, unpack
@@ -172,13 +172,13 @@ def test_the_folder_says_what_it_holds(tmp_path: Path) -> None:
     assert about["attributions"]["labels"] == "© nobody"
     assert about["samples"] == {"test": 1, "train": 2}
     with (tmp_path / "out/samples.csv").open(newline="") as listing:
-        rows = list(csv.reader(listing))
-    assert rows == [
-        ["split", "name", "sample_id"],
-        ["test", "c", "c"],
-        ["train", "b_1", "b/1"],
-        ["train", "a_1", "a/1"],
+        rows = list(csv.DictReader(listing))
+    assert [(row["split"], row["name"], row["sample_id"]) for row in rows] == [
+        ("test", "c", "c"),
+        ("train", "b_1", "b/1"),
+        ("train", "a_1", "a/1"),
     ]
+    assert {row["west"] for row in rows} == {""}  # this store does not say
     assert listed(tmp_path / "out") == ["dataset.json", "samples.csv", "test", "train"]
 
 
@@ -292,3 +292,38 @@ def test_the_older_version_is_the_one_exported(tmp_path: Path) -> None:
     write_store(tmp_path / "store", {"train": second})
     run(version, tmp_path / "out", "png")
     assert np.array_equal(png(tmp_path / "out/train/masks/a.png"), first.mask[0])
+
+
+def test_the_listing_says_all_that_is_known_of_a_sample(tmp_path: Path) -> None:
+    known = {
+        "bounds": np.array([[6.1, 45.9, 6.2, 46.0], [np.nan] * 4]),
+        "acquired_at": np.array([1_700_000_000, NOT_KNOWN]),
+        "fetched_at": np.array([1_700_000_001, 1_700_000_002]),
+        "cloud_fraction": np.array([0.25, np.nan], dtype=np.float32),
+        "nodata_fraction": np.array([0.0, 0.5], dtype=np.float32),
+        "origin": np.array(["S2A_1", ""], dtype=object),
+        "group": np.array(["33/1-2", "b"], dtype=object),
+        "class_fraction": np.array([[0.5, 0.25, 0.25], [1, 0, 0]], dtype=np.float32),
+    }
+    version = write_store(tmp_path / "store", {"train": draw(["a", "b"], **known)})
+    run(version, tmp_path / "out", "geotiff", ["train"])
+    with (tmp_path / "out/samples.csv").open(newline="", encoding="utf-8") as listing:
+        first, second = csv.DictReader(listing)
+    assert [first[edge] for edge in ("west", "south", "east", "north")] == ["6.1", "45.9", "6.2", "46"]
+    assert (first["acquired_at"], second["acquired_at"]) == ("2023-11-14T22:13:20Z", "")
+    assert (first["cloud_fraction"], second["cloud_fraction"], second["nodata_fraction"]) == ("0.25", "", "0.5")
+    assert (first["origin"], first["group"], second["west"]) == ("S2A_1", "33/1-2", "")
+    assert [first[f"fraction_{entry['name']}"] for entry in CLASSES] == ["0.5", "0.25", "0.25"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "holes", "nodata"), [("uint8", 0.0, None), ("uint8", 0.5, 0), ("uint16", 0.0, 0), ("float32", 0.0, 0)]
+)
+def test_an_images_geotiff_tells_pixels_without_imagery(
+    tmp_path: Path, dtype: str, holes: float, nodata: int | None
+) -> None:
+    fraction = np.array([holes], dtype=np.float32)
+    version = write_store(tmp_path / "store", {"train": draw(["a"], dtype=dtype, nodata_fraction=fraction)})
+    run(version, tmp_path / "out", "geotiff", ["train"])
+    with rasterio.open(tmp_path / "out/train/images/a.tif") as file:
+        assert file.nodata == nodata

@@ -9,6 +9,7 @@ from tasks.state.ledger import Fetched, Measured
 from tasks.state.sqlite import open_ledger
 from tasks.state.transitions import DENSITY, NODATA, Image
 from tasks.views.funnel import Funnel, describe_funnel
+from tasks.views.words import percent
 from tests.support.recipes import write_recipe
 
 TILES = [Tile(20, x, 0) for x in range(100)]
@@ -55,3 +56,16 @@ def test_an_empty_funnel_says_what_would_pass(tmp_path: Path, recipe: Recipe) ->
     text = describe_funnel(funnel_of(tmp_path, recipe, 0))
     assert "0  with at least 15% building" in text
     assert "would pass: 94 at 0.03, 85 at 0.075, 76 at 0.12" in text
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [(0, "0%"), (1, "100%"), (0.15, "15%"), (0.07, "7%"), (0.0001, "0.01%"), (1e-7, "0.00001%"), (1 / 3, "33.33%")],
+)
+def test_shares_in_percent(share: float, told: str) -> None:
+    assert percent(share) == told
+
+
+def test_a_small_minimum_is_not_told_as_none(tmp_path: Path, recipe: Recipe) -> None:
+    small = recipe.replaced(filter={"min_building_fraction": 0.0001})
+    assert "with at least 0.01% building" in describe_funnel(funnel_of(tmp_path, small, 70))

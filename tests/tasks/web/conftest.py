@@ -1,5 +1,5 @@
-"""The scripted server of the label sources' tests."""
+"""The servers of these tests: one that is scripted, and one that does wrong."""
 
-from tests.tasks.labels.conftest import server
+from tests.tasks.labels.conftest import faults, faulty, server
 
-__all__ = ["server"]
+__all__ = ["faults", "faulty", "server"]

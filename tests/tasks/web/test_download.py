@@ -1,13 +1,21 @@
 import base64
+import gzip
 import hashlib
+import shutil
 import socket
+import time
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from tasks.errors import DiskError, LabelError, SourceError
-from tasks.web.download import Manner, download
+from tasks.web.client import Bounds
+from tasks.web.download import Manner, download, forget
+from tasks.web.reach import Reach
 from tasks.web.retry import RetryPolicy
+from tests.support.fault_server import FaultServer
+from tests.support.memory import Peak
 from tests.tasks.labels.conftest import Answer, Asked, Scripted
 
 QUICK = RetryPolicy(3, 5, 0.01)
@@ -34,7 +42,7 @@ def test_broken_download_resumes_where_it_ended(server: Scripted, tmp_path: Path
 
 def test_next_run_resumes_too(server: Scripted, tmp_path: Path) -> None:
     server.on("/f.pbf", Answer(200, BODY[:100_000], ETAG, claimed=len(BODY)), Answer(503))
-    with pytest.raises(LabelError, match=r"f\.pbf: the server answered 503 .*; gave up after 4 requests"):
+    with pytest.raises(LabelError, match=r"f\.pbf: the server answered 503 .*; gave up after 4 attempts"):
         download(server.url + "/f.pbf", tmp_path, None, QUICK)
     server.on("/f.pbf", resuming)
     path, requests = download(server.url + "/f.pbf", tmp_path, None, QUICK)
@@ -74,7 +82,9 @@ def test_progress_outlasts_the_attempts_but_standing_still_does_not(server: Scri
     assert path.read_bytes() == BODY
     assert requests > QUICK.attempts
     server.on("/f.pbf", Answer(200, BODY[:100], {}, claimed=len(BODY)))
-    with pytest.raises(LabelError, match=r"f\.pbf: the connection broke .* at byte 0 of 256000; gave up after 3 "):
+    with pytest.raises(
+        LabelError, match=r"f\.pbf: the answer broke off .it ended early. at byte 100 of 256000; gave up after 4 "
+    ):
         download(server.url + "/f.pbf", tmp_path / "b", None, QUICK)
 
 
@@ -135,7 +145,7 @@ def test_refusal_ends_at_once_without_the_token(server: Scripted, tmp_path: Path
 def test_server_down(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with pytest.raises(LabelError, match=r"f\.pbf: no connection .* gave up after 3 requests"):
+    with pytest.raises(LabelError, match=r"f\.pbf: no connection .* gave up after 3 attempts"):
         download(f"http://127.0.0.1:{port}/f.pbf", tmp_path, None, QUICK)
 
 
@@ -201,3 +211,84 @@ def test_library_errors_with_the_url_in_them_are_not_handed_on(tmp_path: Path) -
     while error is not None:
         assert "s3cr3t" not in repr(error)
         error = error.__cause__ or error.__context__
+
+
+SMALL = Bounds(download_bytes=2_000_000)
+
+
+@pytest.mark.parametrize("fault", ["endless-close", "endless-chunks", "length-absurd", "bomb-gzip"])
+def test_a_file_without_end_is_refused_and_leaves_nothing(faults: FaultServer, tmp_path: Path, fault: str) -> None:
+    peak = Peak()
+    with pytest.raises(
+        LabelError, match=r"f\.pbf: .* limits\.max_download_gb.*; raise it if that is meant, or correct the"
+    ):
+        download(f"{faults.at(fault)}/f.pbf", tmp_path, None, QUICK, limits=SMALL)
+    assert len(faults.asked) == 1
+    assert peak.mib() < 50
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 1000
+
+
+@pytest.mark.parametrize("fault", ["never", "never-body", "drip-headers", "drip-body", "drip-chunks"])
+def test_a_file_that_drips_is_no_progress(faults: FaultServer, tmp_path: Path, fault: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(LabelError, match=r"less than 1,024 bytes a second came for 0.2 s.*gave up after 2 attempts"):
+        download(f"{faults.at(fault)}/f.pbf", tmp_path, None, RetryPolicy(2, 5, 0.01), Manner(silence=0.2))
+    assert time.monotonic() - began < 3
+
+
+def test_a_checksum_file_that_drips_or_has_no_end(faults: FaultServer, tmp_path: Path) -> None:
+    for fault in ("drip-body", "never"):
+        with pytest.raises(LabelError, match=r"f\.md5: .*; gave up after 2 attempts"):
+            download("http://x/", tmp_path, f"{faults.at(fault)}/f.md5", RetryPolicy(2, 5, 0.01), Manner(silence=0.2))
+    with pytest.raises(LabelError, match=r"f\.md5: holds no MD5 or SHA-256 digest"):
+        download("http://x/", tmp_path, f"{faults.at('endless-close')}/f.md5", QUICK)
+
+
+def test_a_disk_without_room_is_told_before_and_while_it_fills(
+    server: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    free = iter([300_000, 10**9, 100])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(free)))
+    monkeypatch.setattr("tasks.web.download.LOOK_BYTES", 100_000)
+    server.on("/f.pbf", Answer(200, BODY))
+    for _ in range(2):
+        with pytest.raises(DiskError, match=r"f\.pbf\.part: no room for the download, which needs .* GB are free"):
+            download(server.url + "/f.pbf", tmp_path, None, QUICK)
+
+
+def test_a_web_page_in_place_of_the_file(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, b"<!doctype html><p>Please log in"))
+    with pytest.raises(LabelError, match=r"f\.pbf: the server sent a web page \(HTML\), not the file; correct the URL"):
+        download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert len(server.asked) == 1
+
+
+def test_a_file_that_was_compressed_on_the_way(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, gzip.compress(BODY), ETAG | {"Content-Encoding": "gzip"}))
+    path, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("fault", ["redirect-elsewhere", "redirect-keeping"])
+def test_the_urls_token_goes_to_no_other_host(faults: FaultServer, tmp_path: Path, fault: str) -> None:
+    path, requests = download(f"{faults.at(fault)}/f.pbf?token=s3cr3t-t0ken", tmp_path, None, QUICK)
+    assert (path.read_bytes(), requests) == (b"what nobody may have", 2)
+    assert faults.canary.asked[0].target == f"/{fault}/f.pbf"
+    assert not faults.canary.saw("s3cr3t-t0ken")
+
+
+def test_no_private_address_is_asked_for_a_file(faults: FaultServer, tmp_path: Path) -> None:
+    for target in faults.canary.unnamed[:4]:
+        with pytest.raises(SourceError, match="leads to a private address"):
+            download(faults.redirect(target), tmp_path, None, QUICK, reach=Reach(frozenset({"127.0.0.1"})))
+    assert faults.canary.asked == []
+
+
+def test_what_is_forgotten_is_asked_for_anew(server: Scripted, tmp_path: Path) -> None:
+    server.on("/f.pbf", Answer(200, BODY, ETAG))
+    path, _ = download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    forget(path)
+    assert list(path.parent.iterdir()) == []
+    download(server.url + "/f.pbf", tmp_path, None, QUICK)
+    assert "If-None-Match" not in server.asked[1].headers

@@ -2,6 +2,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import logging
 import socket
 import threading
 import time
@@ -15,12 +16,16 @@ from hypothesis import strategies as st
 
 from infra.sandbox.services.scripted import Reply, ScriptedServer, json_reply
 from tasks.errors import SourceError
+from tasks.geo.tiles import Tile
 from tasks.imagery.slippy.fetch import Fetcher, FetchPolicy
 from tasks.state.ledger import Fetched
 from tasks.state.staging import Staging
 from tasks.state.transitions import Image
 from tasks.web import exchange
 from tasks.web.exchange import Pacer
+from tasks.web.reach import Reach
+from tests.support.fault_server import FaultServer
+from tests.support.memory import Peak
 from tests.tasks.imagery.slippy.fetching import JPEG, KEY, PNG, TILE, fetch, fetch_one, policy, xyz
 
 
@@ -153,11 +158,109 @@ def test_pauses_of_tiles_are_spread_to_both_sides(first: float, failures: int) -
     assert 0.5 * middle <= FetchPolicy(backoff=first).retry.pause(failures) <= 1.5 * middle
 
 
-def test_a_pause_without_end_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.imagery.slippy.fetch.MAX_PAUSE", 0.05)
-    endless = {"Retry-After": "1000000000"}
-    outcome, _ = fetch_one(tmp_path, Reply(503, headers=endless), Reply(429, headers=endless))
-    assert (outcome.image, outcome.attempts) == (Image.STAGED, 3)
+ENDLESS = {"Retry-After": "1000000000"}
+
+
+def test_a_wait_without_end_ends_the_fetch_and_is_told(tmp_path: Path) -> None:
+    tiles = [Tile(18, 5, y) for y in range(200)]
+    with (
+        ScriptedServer(lambda _: Reply(429, headers=ENDLESS)) as server,
+        pytest.raises(
+            SourceError,
+            match=r"^http://127.*: answered 429, .* asks to wait 1,000,000,000 s, more .* \(1,800 s in all\); run",
+        ),
+    ):
+        fetch(server.url, tmp_path, tiles)
+    assert len(server.requests) <= 2 * policy().connections  # those under way
+
+
+def test_waits_are_told_once_and_end_the_fetch_when_they_sum_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.web.retry.TOLD", 0.1)
+    tiles = [Tile(18, 5, y) for y in range(100)]
+    wait = {"Retry-After": "0.3"}
+    with (
+        ScriptedServer(lambda _: Reply(429, headers=wait)) as server,
+        caplog.at_level(logging.WARNING, "tilewright"),
+        pytest.raises(SourceError, match=r"limits\.patience \(1 s in all\); run the same command again later"),
+    ):
+        fetch(server.url, tmp_path, tiles, patience=1.0)
+    assert 2 <= len(caplog.messages) <= 4
+    assert caplog.messages[0].endswith("HTTP 429, too many requests; waiting 0.3 s as it asks")
+
+
+def test_one_tile_with_a_wait_without_end_costs_itself_alone(tmp_path: Path) -> None:
+    other = Tile(18, 5, 8)
+    content = {KEY: PNG, "/18/5/8.png": PNG}
+    with ScriptedServer(content, script={KEY: [Reply(503, headers=ENDLESS)]}) as server:
+        outcomes = fetch(server.url, tmp_path, [TILE, other])
+    assert (outcomes[TILE].image, outcomes[TILE].attempts) == (Image.FAILED, 1)
+    assert outcomes[TILE].reason == "HTTP 503, with a wait beyond limits.patience"
+    assert outcomes[other].image is Image.STAGED
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            "tls-self-signed",
+            r"^https://127.*: TLS failed: self-signed certificate; if the server is yours, .*SSL_CERT_FILE",
+        ),
+        ("http-for-tls", r"^https://127.*: TLS failed: "),
+        ("refused", r"^cannot reach http://127.0.0.1:9: .* \(cannot connect: connection refused\)"),
+    ],
+)
+def test_why_there_is_no_connection_is_told(faults: FaultServer, tmp_path: Path, fault: str, said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        fetch(faults.at(fault), tmp_path, attempts=2)
+
+
+@pytest.mark.parametrize("fault", ["never", "drip-status", "drip-headers", "drip-body", "drip-chunks"])
+def test_a_tile_that_drips_is_given_up_in_time(faults: FaultServer, tmp_path: Path, fault: str) -> None:
+    started = time.monotonic()
+    outcomes = fetch(faults.at(fault), tmp_path, attempts=2, timeout=0.2)
+    assert outcomes[TILE].reason == "timeout"
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("fault", ["endless-close", "endless-chunks", "length-absurd", "bomb-gzip"])
+def test_tiles_without_end_take_little_memory(faults: FaultServer, tmp_path: Path, fault: str) -> None:
+    tiles, peak = [Tile(18, 5, y) for y in range(12)], Peak()
+    outcomes = fetch(faults.at(fault), tmp_path, tiles, attempts=1, connections=12)
+    assert {one.reason for one in outcomes.values()} == {"body over 4 MiB"}
+    assert peak.mib() < 250
+
+
+def test_redirects_share_the_time_of_one_request(tmp_path: Path) -> None:
+    started = time.monotonic()
+    slow = Reply(302, headers={"Location": KEY}, delay=0.25)
+    with ScriptedServer(lambda _: slow) as server:
+        outcomes = fetch(server.url, tmp_path, attempts=1, timeout=0.4)
+    assert outcomes[TILE].reason == "timeout"
+    assert time.monotonic() - started < 2
+
+
+def test_redirects_to_private_addresses_are_refused(faults: FaultServer, tmp_path: Path) -> None:
+    named = Reach(frozenset({"127.0.0.1"}))
+    for target in faults.canary.unnamed:
+        if any(host in target for host in ("2130706434", "127.2:")):  # no addresses, says aiohttp
+            outcomes = fetch(faults.redirect(target), tmp_path, attempts=1, reach=named)
+            assert outcomes[TILE].reason == "redirect to an invalid URL"
+            continue
+        with pytest.raises(SourceError, match="leads to a private address"):
+            fetch(faults.redirect(target), tmp_path, reach=named)
+    assert faults.canary.asked == []
+
+
+def test_any_secret_of_the_request_stays_at_home(faults: FaultServer, tmp_path: Path) -> None:
+    url = f"{faults.at('redirect-elsewhere')}/{{z}}/{{x}}/{{y}}.png?key=s3cret-value"
+    with (
+        Fetcher(xyz(url), policy()) as fetcher,
+        pytest.raises(SourceError, match="would hand it the token"),
+    ):
+        fetcher.fetch({TILE.name: TILE}, Staging(tmp_path), lambda _: None)
+    assert not faults.canary.asked
 
 
 def timed(pacer: Pacer, turns: int) -> float:

@@ -19,6 +19,11 @@ LABELS, SOURCE = f"{KENYA}_labels", f"{KENYA}_source"
 DATES = ("20190606", "20190721")
 
 
+def body_of(name: str) -> bytes:
+    """What the file of a name holds: the beginning of a TIFF, and the name."""
+    return b"II*\0" + name.encode() * 20
+
+
 def kenya(folder: Path, tiles: int = 2, bulk: int = 0) -> Path:
     """A dataset of both collections: every file holds its own name, and ``bulk`` bytes that no gzip makes smaller."""
     for tile in range(tiles):
@@ -28,7 +33,7 @@ def kenya(folder: Path, tiles: int = 2, bulk: int = 0) -> Path:
         for name in names:
             path = folder / KENYA / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(name.encode() * 20 + random.Random(name).randbytes(bulk))
+            path.write_bytes(body_of(name) + random.Random(name).randbytes(bulk))
     return folder
 
 

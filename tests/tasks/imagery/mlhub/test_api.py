@@ -12,12 +12,12 @@ from aiohttp import web
 from infra.sandbox.services.mlhub import API_PATH, STORAGE_PATH, Mlhub, pack
 from infra.sandbox.services.scripted import Reply, ScriptedServer, json_reply
 from tasks.errors import CredentialError, SourceError, TilewrightError, WindowReadError
-from tasks.imagery.mlhub.api import MlhubApi, storage_headers, without_secret
+from tasks.imagery.mlhub.api import MlhubApi, storage_headers
 from tasks.imagery.mlhub.catalogue import mlhub_catalogue
 from tasks.imagery.scenes.catalogue import SceneCatalogue
 from tasks.web.client import Client
 from tasks.web.retry import RetryPolicy
-from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, contents, kenya, recipe, serving
+from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, body_of, contents, kenya, recipe, serving
 
 KEY = "k3y-that-nobody-may-see"
 
@@ -149,7 +149,7 @@ def test_host_without_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_server_down_and_no_url(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"no connection \(ConnectionError\); gave up") as caught:
+    with pytest.raises(SourceError, match=r"no connection \(the connection was refused\); gave up") as caught:
         scenes("http://127.0.0.1:9", tmp_path)
     assert KEY not in told(caught.value)
     with pytest.raises(SourceError, match=r"htp://x/.*: is no URL that can be asked \(InvalidSchema\); correct im"):
@@ -164,7 +164,10 @@ NAMED = Reply(body=f'{{"id": "{KENYA}", "collections": [{{"id": "{LABELS}"}}]}}'
 @pytest.mark.parametrize(
     ("reply", "said"),
     [
-        (Reply(body=b"<html>"), r"the answer is no JSON; is this an MLHub server"),
+        (
+            Reply(body=b"<html>"),
+            r"the answer is no JSON \(a web page \(HTML\), where JSON was expected\); is this an MLHub server",
+        ),
         (Reply(body=b"{}"), r"names no collection; is this an MLHub server"),
         (Reply(body=b'[{"id": 1}]'), r"names no collection"),
         (Reply(status=410), r"the server answered 410; correct imagery\.url.*retired"),
@@ -234,7 +237,7 @@ def test_archive_with_another_md5_is_never_used(data: Path, tmp_path: Path) -> N
     archive = pack(data / KENYA / LABELS)
     wrong = Reply(body=archive, headers={"Content-MD5": base64.b64encode(bytes(16)).decode()})
     with ScriptedServer({"/blob": b""}, script={DATASET: [NAMED], ARCHIVE: [wrong] * 9}) as server:
-        said = rf"archive/{LABELS}: the download has md5 [0-9a-f]+, the server said 0{{32}}; gave up after 3 requests"
+        said = rf"archive/{LABELS}: the download has md5 [0-9a-f]+, the server said 0{{32}}; gave up after 3 attempts"
         with pytest.raises(SourceError, match=said) as caught:
             scenes(server.url + "/v1", tmp_path)
     assert KEY not in told(caught.value)
@@ -282,7 +285,7 @@ def test_server_without_archives_is_walked_and_files_come_when_asked_for(data: P
         assert not any("download" in request.path for request in got)
         assert sum("items" in request.path for request in got) == 3
         asset = catalogue.scenes()[1].items[0].assets["B02"]
-        assert asset.path().read_bytes() == f"{SOURCE}/{KENYA}_tile_01_20190606/B02.tif".encode() * 20
+        assert asset.path().read_bytes() == body_of(f"{SOURCE}/{KENYA}_tile_01_20190606/B02.tif")
         before = catalogue.requests
         assert asset.path().is_relative_to(tmp_path / "work" / "mlhub")
         assert catalogue.requests == before == len(got)
@@ -332,6 +335,89 @@ def test_azure_is_asked_in_its_newer_version() -> None:
     assert storage_headers("https://blob.core.windows.net.example/x") == {}
 
 
-def test_secret_is_taken_out_of_a_query() -> None:
-    assert without_secret("https://x/y?a=1&key=s%20t&b=%2F", "s t") == "https://x/y?a=1&b=%2F"
-    assert without_secret("https://x/y?a=%7E&b=", "s") == "https://x/y?a=%7E&b="
+def test_pages_without_an_end_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each page has items of its own, wanted or not, and leads to another one."""
+    asked = iter(range(10**6))
+    kind, assets = "x", '{"labels": {"href": "http://127.0.0.1:9/x", "type": "image/tiff"}}'
+
+    def answer(key: str) -> bytes | Reply | None:
+        if "/items" not in key:
+            return NAMED if "/datasets/" in key else None
+        number = next(asked)
+        return json_reply(
+            200,
+            f'{{"features": [{{"id": "{kind}_tile_{number % 100:02}_label", "assets": {assets}}}],'
+            f' "links": [{{"rel": "next", "href": "?page={number}"}}]}}',
+        )
+
+    monkeypatch.setattr("tasks.imagery.mlhub.remote.MOST_IDLE", 8)
+    monkeypatch.setattr("tasks.imagery.mlhub.remote.MOST_PAGES", 20)
+    with ScriptedServer(answer) as server:
+        with pytest.raises(SourceError, match="not come to an end after 8 pages with nothing that is wanted; name a"):
+            scenes(server.url + "/v1", tmp_path)
+        kind = KENYA
+        with pytest.raises(SourceError, match="not come to an end after 20 pages; name a smaller part"):
+            scenes(server.url + "/v1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ('{"features": {"a": 1}}', "answered 200 without items"),
+        ("[" * 100_000, r"is no JSON \(JSON that is nested too deeply\)"),
+        ('{"features": [5, null, {"id": 5, "assets": []}, {"assets": {"a": 5}}], "links": 5}', "no file has a name"),
+        ('{"features": [{"id": "%s", "assets": {"a": {}}}], "links": [{"rel": "next", "href": "http://[::1"}]}'
+         % ("x" * 10_000), r"no file has a name .*there are x+\.\.\., \.\.\."),
+    ],
+)  # fmt: skip
+def test_items_that_are_none_are_told_in_one_line(tmp_path: Path, page: str, said: str) -> None:
+    here = f"/v1/collections/{LABELS}/items?key={KEY}"
+    with (
+        ScriptedServer({here: page.encode()}, script={DATASET: [NAMED]}) as server,
+        pytest.raises(SourceError, match=said) as caught,
+    ):
+        scenes(server.url + "/v1", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("http://169.254.169.254/x", r"leads to a private address \(169\.254\.169\.254\)"),
+        ("http://[::ffff:10.0.0.1]/x", "leads to a private address"),
+        ("http://localhost:9/x", "leads to a private address"),
+        ("http://[::1", r"redirects to http://\[::1, which is no URL"),
+        (f"http://127.0.0.1:9/{KEY}/x", "would hand it the key; it was not followed"),
+        ("file:///etc/hostname", "is no URL that can be asked"),
+    ],
+)
+def test_archive_elsewhere_is_not_fetched(tmp_path: Path, target: str, said: str) -> None:
+    moved = Reply(303, headers={"Location": target})
+    with (
+        ScriptedServer({}, script={DATASET: [NAMED], ARCHIVE: [moved]}) as server,
+        pytest.raises(SourceError, match=said) as caught,
+    ):
+        scenes(server.url + "/v1", tmp_path)
+    assert KEY not in told(caught.value)
+
+
+def test_archive_over_the_limit_is_not_fetched(data: Path, tmp_path: Path) -> None:
+    body = Reply(body=bytes(200_000))
+    with ScriptedServer({}, script={DATASET: [NAMED], ARCHIVE: [body] * 2}) as server:
+        small = recipe(tmp_path, reader="api", url=server.url + "/v1", dataset=KENYA)
+        small = small.model_copy(update={"limits": small.limits.replaced(max_download_gb=0.0001)})
+        with pytest.raises(SourceError, match=r"over limits\.max_download_gb 0\.0001"):
+            mlhub_catalogue(small, tmp_path / "work").scenes()
+    assert not [*(tmp_path / "work").rglob("*.gz"), *(tmp_path / "work").rglob("*.part")]
+
+
+def test_archive_that_is_none_is_not_kept(data: Path, tmp_path: Path) -> None:
+    page, good = Reply(body=b'{"a": "page"}'), Reply(body=pack(data / KENYA / LABELS))
+    script = {DATASET: [NAMED] * 2, ARCHIVE: [page] * 2 + [good] * 2}
+    with ScriptedServer({}, script=script) as server:
+        said = rf"/v1: the archive of {LABELS} is no \.tar\.gz archive .*; it was removed: run the same command again"
+        with pytest.raises(SourceError, match=said):
+            scenes(server.url + "/v1", tmp_path)
+        assert not list((tmp_path / "work").rglob("*.gz"))
+        assert len(scenes(server.url + "/v1", tmp_path).scenes()) == 2

@@ -5,7 +5,9 @@ import json
 import os
 import tarfile
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from tasks.imagery.mlhub import archives
 from tasks.imagery.mlhub.archives import is_safe, read_archive
 from tasks.imagery.mlhub.layouts import Collector, choose
 from tasks.raster.scene import Scene
-from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, contents, gzipped, kenya, tar_gz
+from tests.tasks.imagery.mlhub.files import KENYA, LABELS, SOURCE, body_of, contents, gzipped, kenya, tar_gz
 
 GOOD = f"{LABELS}/{KENYA}_tile_00_label/labels.tif"
 MOST = 1 << 20
@@ -44,7 +46,7 @@ def test_wanted_files_alone_are_written(archive: Path, tmp_path: Path) -> None:
     assert [list(item.assets) for item in scenes[0].items] == [["B02", "CLD"]] * 2
     labels = scenes[0].labels
     assert labels is not None
-    assert labels.path().read_bytes().startswith(GOOD.encode())
+    assert labels.path().read_bytes() == body_of(GOOD)
     found = contents(tmp_path / "work")
     assert {Path(name).name for name in found} == {"labels.tif", "B02.tif", "CLD.tif", "manifest.json"}
     assert len(found) == 2 + 2 * 2 * 2 + 1
@@ -159,6 +161,82 @@ def test_headers_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
         path = gzipped(tmp_path / "bomb.tar.gz", member.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
         with pytest.raises(SourceError, match=r"bomb\.tar\.gz: is cut short or damaged \(a header claims 8589934592 b"):
             read(path, tmp_path / "work", most=1 << 50)
+
+
+def test_an_archive_that_is_nearly_all_air_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives, "RATIO_FROM", 1 << 20)
+    names = [GOOD.replace("tile_00", f"tile_{number:02}") for number in range(30)]
+    bomb = tar_gz(tmp_path / "bomb.tar.gz", [(name, bytes(100_000)) for name in names])
+    assert bomb.stat().st_size < 15_000
+    said = r"bomb\.tar\.gz: unpacks to more than 200 times its [0-9,]+ bytes, which no images do; get it from its publ"
+    with pytest.raises(SourceError, match=said):
+        read(bomb, tmp_path / "work", most=1 << 40)
+    # The same in what is not declared: a stream that goes on after the archive's end.
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a"))
+    endless = gzipped(tmp_path / "endless.tar.gz", plain.getvalue() + bytes(5 << 20))
+    with pytest.raises(SourceError, match="unpacks to more than 200 times"):
+        read(endless, tmp_path / "work", most=1 << 40)
+    assert set(contents(tmp_path)) == {"bomb.tar.gz", "endless.tar.gz"}
+    monkeypatch.setattr(archives, "RATIO_FROM", 256 << 20)
+    assert len(read(bomb, tmp_path / "work", most=1 << 40)) == 30
+
+
+def test_more_members_than_any_archive_has_are_refused(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "MOST_MEMBERS", 5)
+    with pytest.raises(SourceError, match=r"kenya\.tar\.gz: has more than 5 members"):
+        read(archive, tmp_path / "work")
+    assert not contents(tmp_path / "work")
+
+
+def test_no_room_is_told_before_it_is_used_up(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = SimpleNamespace(free=1000)
+    monkeypatch.setattr("tasks.imagery.mlhub.archives.shutil.disk_usage", lambda _: room)
+    with pytest.raises(
+        DiskError, match=r"labels\.tif: no room for .* GB of an archive .* where 1e-06 GB are free; free"
+    ):
+        read(archive, tmp_path / "work")
+    assert not contents(tmp_path / "work")
+
+
+@pytest.mark.parametrize("headers", [{"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": GOOD,
+                                      "GNU.sparse.realsize": "1000"}, {"GNU.sparse.map": "0,x"}])  # fmt: skip
+def test_sparse_files_are_refused(tmp_path: Path, headers: dict[str, str]) -> None:
+    """Of a map of holes that is cut short tarfile would read for ever."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("x")
+        member.pax_headers, member.size = headers, 10
+        tar.addfile(member, io.BytesIO(b"1000000\n0\n"))
+    path = gzipped(tmp_path / "s.tar.gz", plain.getvalue())
+    with pytest.raises(SourceError, match=r"s\.tar\.gz: is cut short or damaged \(member '.*' is a sparse file\)"):
+        read(path, tmp_path / "work")
+    old = tarfile.TarInfo(GOOD)
+    old.type = tarfile.GNUTYPE_SPARSE
+    path = gzipped(tmp_path / "t.tar.gz", old.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    with pytest.raises(SourceError, match="is a sparse file"):
+        read(path, tmp_path / "work")
+
+
+def test_a_pipe_is_no_archive(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p.tar.gz")
+    with pytest.raises(SourceError, match=r"p\.tar\.gz: is no regular file; correct imagery\.path"):
+        read(tmp_path / "p.tar.gz", tmp_path / "work")
+
+
+@given(st.binary(min_size=1, max_size=512), st.integers(0, 511))
+def test_headers_of_any_bytes_end_in_words(bytes_: bytes, at: int) -> None:
+    block = bytearray(tarfile.TarInfo(GOOD).tobuf(tarfile.GNU_FORMAT))
+    block[at : at + len(bytes_)] = bytes_[: 512 - at]
+    total = sum(block[:148]) + sum(block[156:512]) + 8 * 32
+    block[148:156] = f"{total:06o}\0 ".encode()
+    with tempfile.TemporaryDirectory() as made:
+        path = gzipped(Path(made) / "odd.tar.gz", bytes(block[:512]) + bytes(4096))
+        with suppress(SourceError):
+            read(path, Path(made) / "work")
 
 
 def test_bytes_after_the_end_are_counted(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from tasks.imagery.mlhub.remote import RemoteAsset
 from tasks.imagery.scenes.catalogue import SceneCatalogue
 from tasks.web.client import Client
 from tasks.web.retry import RetryPolicy
-from tests.tasks.imagery.mlhub.files import KENYA, LABELS, contents, kenya, recipe, serving
+from tests.tasks.imagery.mlhub.files import KENYA, LABELS, body_of, contents, kenya, recipe, serving
 
 GOOD = f"{LABELS}/{KENYA}_tile_00_label/labels.tif"
 
@@ -45,14 +46,14 @@ def test_listing_by_pages_and_files_when_asked_for(account: Path, tmp_path: Path
         labels = catalogue.scenes()[0].labels
         assert labels is not None
         assert labels.name == f"{url}{PROXY_PATH}/an%20account/{KENYA}/{GOOD}"
-        assert labels.path().read_bytes() == GOOD.encode() * 20
+        assert labels.path().read_bytes() == body_of(GOOD)
         labels.path()
         assert catalogue.requests == len(got) == 5
         again = scenes(url + PROXY_PATH, tmp_path)
         assert [scene.name for scene in again.scenes()] == ["tile_00", "tile_01"]
         kept = again.scenes()[0].labels
         assert kept is not None
-        assert kept.path().read_bytes() == GOOD.encode() * 20
+        assert kept.path().read_bytes() == body_of(GOOD)
         assert again.requests == 0
         catalogue.close()
         again.close()
@@ -79,7 +80,7 @@ def test_prefix_and_keys_with_the_product_in_front(account: Path, tmp_path: Path
         assert got[0].query["prefix"] == f"{LABELS}/"
         labels = catalogue.scenes()[0].labels
         assert labels is not None
-        assert labels.path().read_bytes() == GOOD.encode() * 20
+        assert labels.path().read_bytes() == body_of(GOOD)
         catalogue.close()
     with ScriptedServer({}, script={"*": [listing([f"p/{GOOD}"])]}) as server:
         (scene,) = scenes(server.url, tmp_path, dataset="a/p").scenes()
@@ -107,6 +108,16 @@ def listing(keys: list[str], body: bytes = b"body", token: str = "", etag: str =
         (Reply(body=b"<html>"), r"a/p: the server answered 200 without an S3 listing; correct imagery\.url"),
         (Reply(body=b"<Error/>"), r"without an S3 listing"),
         (Reply(body=b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>'), r"without an S3 listing"),
+        (
+            Reply(body="<?xml version='1.0' encoding='utf-16'?><ListBucketResult/>".encode("utf-16")),
+            r"without an S3 li",
+        ),
+        (Reply(body=b" " * 5000 + b'<!DOCTYPE x [<!ENTITY a "b">]><ListBucketResult/>'), r"without an S3 listing"),
+        (Reply(body=b"<a>" * 100_000), r"without an S3 listing"),
+        (
+            Reply(body="<ListBucketResult><Contents><Key>x</Key><Size>²</Size></Contents></ListBucketResult>".encode()),
+            "none",
+        ),
         (Reply(307, headers={"Location": "/"}), r"answered 307 without an S3 listing"),
         (listing([], token="again"), r"the listing goes round in circles"),
         (listing(["a.tif", "../b.tif"]), r"a/p/: no file has a name of a known layout \(there are a\.tif, \.\.\."),
@@ -117,6 +128,37 @@ def test_listing_that_cannot_be_used(tmp_path: Path, reply: Reply, said: str) ->
     with (
         ScriptedServer({}, script={"*": [reply] * 9}) as server,
         pytest.raises(SourceError, match=said),
+    ):
+        scenes(server.url, tmp_path, dataset="a/p")
+
+
+def test_listing_without_an_end_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = iter(range(10**6))
+    keys = 5
+
+    def answer(_: str) -> Reply:
+        number = next(count)
+        return listing([f"{number}-{key}.tif" for key in range(keys)], token=f"t{number}")
+
+    monkeypatch.setattr("tasks.imagery.mlhub.remote.MOST_IDLE", 8)
+    monkeypatch.setattr("tasks.imagery.mlhub.remote.MOST_PAGES", 20)
+    with ScriptedServer(answer) as server:
+        with pytest.raises(SourceError, match="a/p: the listing has not come to an end after 8 pages with nothing"):
+            scenes(server.url, tmp_path, dataset="a/p")
+        keys = 200
+        with pytest.raises(SourceError, match="a/p: the listing has not come to an end after 20 pages; name a smaller"):
+            scenes(server.url, tmp_path, dataset="a/p")
+        monkeypatch.setattr("tasks.imagery.mlhub.remote.LISTING_SECONDS", -1.0)
+        with pytest.raises(SourceError, match="not come to an end after -1 s and 1 pages"):
+            scenes(server.url, tmp_path, dataset="a/p")
+    assert not contents(tmp_path)
+
+
+def test_page_that_is_no_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.imagery.mlhub.source_coop.PAGE_BYTES", 1000)
+    with (
+        ScriptedServer({}, script={"*": [listing(["x.tif"] * 100)]}) as server,
+        pytest.raises(SourceError, match=r"a/p: a page of the listing has [0-9,]+ bytes, over 1,000; correct imagery"),
     ):
         scenes(server.url, tmp_path, dataset="a/p")
 
@@ -134,7 +176,7 @@ def test_sporadic_errors_while_listing(tmp_path: Path) -> None:
         assert len(server.requests) == 3
 
 
-BODY = b"0123456789" * 10
+BODY = b"II*\0" + b"0123456789ab" * 8
 MD5 = hashlib.md5(BODY).hexdigest()
 
 
@@ -148,7 +190,7 @@ def asset(url: str, tmp_path: Path, size: int | None = len(BODY), etag: str = f'
     [
         [Reply(500), Reply(502)],
         [Reply(body=BODY, cut=True), Reply(body=BODY[:50])],
-        [Reply(body=BODY[::-1])],
+        [Reply(body=BODY[:4] + BODY[:3:-1])],
         [Reply(403)],
         [Reply(302, headers={"Location": "/g"})],
     ],
@@ -165,14 +207,26 @@ def test_file_comes_in_the_end(tmp_path: Path, replies: list[Reply]) -> None:
         (Reply(500), r"/f: .*the server answered 500 .*; gave up after 3 attempts"),
         (Reply(404), r"/f: the server answered 404 Not Found$"),
         (Reply(403), r"/f: .*the server answered 403 .*; gave up after 3 attempts"),
-        (Reply(body=BODY[:50]), r"came short or changed \(50 bytes, expected 100\); gave up"),
-        (Reply(body=BODY[::-1]), rf"changed \(md5 [0-9a-f]+, expected {MD5}\); gave up"),
-        (Reply(body=BODY, cut=True), r"short or changed \(ChunkedEncodingError|ConnectionError"),
+        (Reply(body=BODY[:50]), r"the server sends 50 bytes, expected 100; gave up after 3 attempts"),
+        (Reply(body=BODY[:4] + BODY[:3:-1]), rf"changed \(md5 [0-9a-f]+, expected {MD5}\); gave up"),
+        (Reply(body=BODY, cut=True), r"/f: the answer broke off \(it ended early\); gave up after 3 attempts"),
     ],
 )
 def test_file_that_never_comes_is_one_windows_failure(tmp_path: Path, reply: Reply, said: str) -> None:
     with ScriptedServer({}, script={"/f": [reply] * 3}) as server, pytest.raises(WindowReadError, match=said):
         asset(server.url, tmp_path).path()
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize(("body", "said"), [(b"<!DOCTYPE html><html>", "a web page (HTML)"), (b"{}", "something else")])
+def test_what_is_no_image_is_not_kept(tmp_path: Path, body: bytes, said: str) -> None:
+    with (
+        ScriptedServer({"/f": body}) as server,
+        pytest.raises(
+            WindowReadError, match=rf"/f: the server sent {re.escape(said)}, not a TIFF; gave up after 3 att"
+        ),
+    ):
+        asset(server.url, tmp_path, None, "").path()
     assert not contents(tmp_path)
 
 

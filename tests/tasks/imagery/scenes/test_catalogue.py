@@ -1,23 +1,27 @@
 """Windows of scenes: which there are, what they hold, and what is said of scenes that do not fit."""
 
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 from rasterio import Affine
 
-from tasks.errors import LabelError, SourceError, WindowReadError
+from tasks.errors import AreaError, LabelError, SourceError, WindowReadError
 from tasks.imagery.scenes.catalogue import SceneCatalogue, item_names
 from tasks.imagery.scenes.folder import folder_catalogue
 from tasks.raster.scene import IMAGE, Asset, LocalAsset, Scene, SceneItem
 from tasks.samples.window import Window
 from tests.support.catalogues import windows_of
+from tests.support.odd_rasters import LONG, image_tags, picture, tiff
 from tests.tasks.imagery.mlhub.files import recipe
-from tests.tasks.raster.made import noise, scenes_recipe, write_plain, write_raster
+from tests.tasks.raster.made import TRANSFORM, noise, scenes_recipe, write_plain, write_raster
 
+ALIGNED = {"source": "rasters", "path": "gt/{scene}.tif", "missing": "skip", "align": "nearest"}
 JANUARY, DAY = 1_514_678_400, 86_400  # the day before the first of January 2018
 
 
@@ -309,12 +313,15 @@ def test_images_of_one_scene_of_two_sizes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({}, r"gt\.tif is 32x48 pixels, .*image\.tif is 32x32: they must have the same size\. Warp the label raster"),
+        (
+            {},
+            r"gt\.tif is 32x48 pixels, .*image\.tif is 32x32: they must have the same size\. Set labels\.align: near",
+        ),
         (
             {"crs": "EPSG:32632"},
             r"gt\.tif is in EPSG:32632, .*image\.tif is in EPSG:32631: they must have",
         ),
-        ({"transform": Affine(0.5, 0, 500_100, 0, -0.5, 5_800_000)}, r"gt\.tif does not lie where .*200\.0 columns"),
+        ({"transform": Affine(0.5, 0, 500_100, 0, -0.5, 5_800_000)}, r"gt\.tif does not lie where .*200\.00 columns"),
     ],
 )
 def test_labels_that_do_not_fit_their_image(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
@@ -327,6 +334,90 @@ def test_labels_that_do_not_fit_their_image(tmp_path: Path, labels: dict[str, An
     (window, *_) = windows_of(catalogue)  # the image is not here to compare
     with pytest.raises(LabelError, match=r"labels: scene a: .*(they must have|not lie where)"):
         catalogue.acquisitions(window)[0].read()
+
+
+@pytest.mark.parametrize("columns", [0.5, 1.0, 0.02])
+def test_labels_that_lie_a_little_off(tmp_path: Path, columns: float) -> None:
+    image = write_raster(tmp_path / "image.tif", noise(3, 32, 32))
+    gt = write_raster(tmp_path / "gt.tif", noise(32, 32), transform=TRANSFORM * Affine.translation(columns, 0))
+    message = rf"labels: scene a: .*gt\.tif does not lie .*is {columns:.2f} columns .* off\. Set labels\.align: nearest"
+    with pytest.raises(LabelError, match=message):
+        windows_of(over([scene("a", gt, image=image)]))
+    far = over([Scene("a", "a", (SceneItem("a", {IMAGE: Far(image)}),), LocalAsset(gt))])
+    with pytest.raises(LabelError, match=message):
+        far.acquisitions(windows_of(far)[0])[0].read()
+
+
+def test_aligned_labels_leave_the_grid_to_the_image(tmp_path: Path) -> None:
+    image = write_raster(tmp_path / "image.tif", noise(3, 40, 50))
+    gt = write_raster(tmp_path / "gt.tif", noise(30, 30), transform=TRANSFORM * Affine.translation(0.5, 7))
+    recipe = scenes_recipe(tmp_path, "x", ALIGNED, windows={"size": 0})
+    catalogue = SceneCatalogue(recipe, lambda: [scene("a", gt, image=image), Scene("b", "b")])
+    (window,) = windows_of(catalogue)
+    assert (window.width, window.height) == (50, 40)
+    assert window.georeference == ("EPSG:32631", tuple(TRANSFORM)[:6])
+    assert [one.size for one in catalogue.scenes()] == [(50, 40), None]
+    bare = write_plain(tmp_path / "gt.png", noise(30, 30))
+    catalogue = SceneCatalogue(recipe, lambda: [scene("a", bare, image=image)])
+    with pytest.raises(LabelError, match=r"gt\.png is 30x30 pixels, .* Warp the label raster"):
+        windows_of(catalogue)  # nobody can tell where it lies
+
+
+def test_images_of_two_types_are_told_as_that(tmp_path: Path) -> None:
+    scenes = [
+        scene(name, image=write_raster(tmp_path / f"{name}.tif", noise(3, 32, 32, dtype=dtype)))
+        for name, dtype in (("a", "uint8"), ("b", "uint8"), ("c", "uint16"))
+    ]
+    with pytest.raises(
+        SourceError, match=r"c\.tif: is uint16, .*a\.tif is uint8; all images of a dataset have one type"
+    ):
+        windows_of(over(scenes))
+    floats = [
+        scene(name, image=write_raster(tmp_path / f"f{name}.tif", noise(3, 32, 32, dtype=name)))
+        for name in ("float64", "float32", "int32")  # which are all stored as float32
+    ]
+    assert len(windows_of(over(floats))) == 3
+    dates = dated("a", {"01": {IMAGE: tmp_path / "a.tif"}, "02": {IMAGE: tmp_path / "c.tif"}})
+    catalogue = over([dates])
+    with pytest.raises(SourceError, match=r"is uint16, .* is uint8"):
+        catalogue.acquisitions(windows_of(catalogue)[0])[1].read()
+
+
+def test_a_palette_is_told_as_that(tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    path.write_bytes(picture(Random(1), "PNG", "P"))
+    with pytest.raises(SourceError, match=r"p\.png: has 1 bands, .* its numbers stand for colours of a table"):
+        windows_of(over([scene("a", image=path)]))
+    assert windows_of(over([scene("a", image=path)], bands=["class"]))  # which may be meant
+
+
+def test_headers_that_promise_too_much(tmp_path: Path) -> None:
+    path = tmp_path / "huge.tif"
+    tags = [tag for tag in image_tags(1_000_000, 1_000_000) if tag[0] not in (273, 278, 279)]
+    path.write_bytes(tiff([*tags, (322, LONG, [256]), (323, LONG, [256]), (324, LONG, [8]), (325, LONG, [0])]))
+    began = time.monotonic()
+    with pytest.raises(AreaError, match=r"scene a is 1000000x1000000 pixels, which makes 976,562,500 windows or more"):
+        windows_of(over([scene("a", image=path)]))
+    with pytest.raises(SourceError, match=r"a window of 1000000x1000000 pixels takes 2,861,022 MiB, over 1,024; set"):
+        windows_of(over([scene("a", image=path)], windows={"size": 0}))
+    assert time.monotonic() - began < 5
+
+
+def test_an_image_that_is_gone(tmp_path: Path) -> None:
+    catalogue = over([scene("a", image=tmp_path / "gone.tif")])
+    with pytest.raises(SourceError, match=r"gone\.tif: cannot be looked at \(No such file"):
+        catalogue.fingerprints()
+
+
+def test_one_damaged_image_fails_at_its_windows(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", noise(3, 64, 64), compress="deflate", blockysize=32)
+    path.write_bytes(path.read_bytes()[:-100])
+    catalogue = over([scene("a", image=path)])
+    *others, last = windows_of(catalogue)
+    for window in (others[0], others[1]):
+        catalogue.acquisitions(window)[0].read()
+        with pytest.raises(WindowReadError, match=r"a\.tif: columns 32-64, rows 32-64 cannot be read"):
+            catalogue.acquisitions(last)[0].read()
 
 
 def test_a_window_of_another_run(tmp_path: Path) -> None:
@@ -352,3 +443,22 @@ def test_threads_see_what_one_sees(tmp_path: Path) -> None:
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(right, windows_of(catalogue) * 4))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [("uint32", 4_000_000_001), ("int32", -20_000_001), ("float64", 2.0**24 + 1)]
+)
+def test_whole_numbers_that_no_image_can_keep_are_refused(tmp_path: Path, dtype: str, value: float) -> None:
+    image = np.ones((1, 32, 32), dtype=dtype)
+    image[0, 5, 5] = value
+    path = write_raster(tmp_path / "a.tif", image)
+    catalogue = over([scene("a", image=path)], bands=["x"])
+    with pytest.raises(
+        SourceError, match=f"^scene a, image .*: holds the {dtype} {value:.0f}.*, which no image can keep"
+    ):
+        catalogue.acquisitions(windows_of(catalogue)[0])[0].read()
+    declared = write_raster(tmp_path / "b.tif", image, nodata=value)  # as nodata it says no number
+    catalogue = over([scene("b", image=declared)], bands=["x"])
+    chip = catalogue.acquisitions(windows_of(catalogue)[0])[0].read()
+    assert np.argwhere(chip.nodata).tolist() == [[5, 5]]
+    assert chip.image.dtype == np.float32

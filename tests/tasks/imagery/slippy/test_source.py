@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from infra.sandbox.services.scripted import Reply, ScriptedServer, json_reply
-from tasks.errors import CredentialError, RecipeError, TermsError
+from tasks.errors import CredentialError, SourceError, TermsError
 from tasks.geo.georeference import tile_georeference
 from tasks.geo.tiles import Tile
 from tasks.imagery.protocol import Source
@@ -16,7 +16,7 @@ from tasks.samples.window import Shard, Window
 from tasks.state.ledger import Fetched
 from tasks.state.staging import Staging
 from tasks.state.transitions import Image
-from tests.tasks.raster.pictures import encode, picture, recipe, transparent
+from tests.tasks.raster.pictures import encode, picture, recipe
 
 NOWHERE = "http://127.0.0.1:9/{z}/{x}/{y}.png"
 PICTURE = encode(picture(side=256), "PNG")
@@ -96,23 +96,48 @@ def test_threads_share_one_session_and_its_rate(tmp_path: Path) -> None:
     assert sorted(one.name for one in outcomes) == sorted(tile.name for tile in tiles)
 
 
-def test_the_recipes_attempts_and_nodata_limit_are_kept(tmp_path: Path) -> None:
-    good, clear = Tile(18, 5, 7), Tile(18, 5, 8)
-    content = {f"/{good.name}.png": PICTURE, f"/{clear.name}.png": transparent(0.5, side=256)}
+def test_the_recipes_attempts_and_limits_are_kept(tmp_path: Path) -> None:
+    tiles = [Tile(18, 5, y) for y in (7, 8, 9)]
+    busy, waiting, elsewhere = (f"/{tile.name}.png" for tile in tiles)
+    replies = {
+        busy: [Reply(503, headers={"Retry-After": "0"})],
+        waiting: [Reply(503, headers={"Retry-After": "30"})],
+        elsewhere: [Reply(302, headers={"Location": "http://127.0.0.2:9/a.png"})],
+    }
     outcomes: list[Fetched] = []
-    with ScriptedServer(content, script={f"/{good.name}.png": [Reply(503, headers={"Retry-After": "0"})]}) as server:
-        source = SlippySource(xyz(server.url + "/{z}/{x}/{y}.png", attempts=1), tmp_path)
-        source.fetch(Shard("0", (window(good), window(clear))), Staging(tmp_path / "images"), outcomes.extend)
+    with ScriptedServer({}, script=replies) as server:
+        asked = xyz(server.url + "/{z}/{x}/{y}.png", attempts=1)
+        limited = asked.model_copy(update={"limits": asked.limits.model_copy(update={"patience": 20.0})})
+        source = SlippySource(limited, tmp_path)
+        images = Staging(tmp_path / "images")
+        source.fetch(Shard("0", tuple(map(window, tiles[:2]))), images, outcomes.extend)
+        assert {one.name: (one.image, one.reason) for one in outcomes} == {
+            tiles[0].name: (Image.FAILED, "HTTP 503"),
+            tiles[1].name: (Image.FAILED, "HTTP 503, with a wait beyond limits.patience"),
+        }
+        with pytest.raises(SourceError, match=r"^http://127\.0\.0\.2:9/a\.png: leads to a private address"):
+            source.fetch(Shard("1", (window(tiles[2]),)), images, outcomes.extend)
         source.close()
-    by_name = {one.name: (one.image, one.reason) for one in outcomes}
-    assert by_name == {good.name: (Image.FAILED, "HTTP 503"), clear.name: (Image.REJECTED, "nodata")}
+
+
+def test_the_hosts_of_subdomains_are_named_by_the_recipe(tmp_path: Path) -> None:
+    """They stand in no URL of it as they are asked."""
+    outcomes: list[Fetched] = []
+    with ScriptedServer(lambda _: PICTURE) as server:
+        port = server.url.rpartition(":")[2]
+        asked = xyz(f"http://{{s}}:{port}/{{z}}/{{x}}/{{y}}.png", subdomains=["127.0.0.1", "localhost"])
+        source = SlippySource(asked, tmp_path)
+        shard = Shard("0", tuple(window(Tile(18, 5, y)) for y in (7, 8)))
+        source.fetch(shard, Staging(tmp_path / "images"), outcomes.extend)
+        source.close()
+    assert [one.image for one in outcomes] == [Image.STAGED] * 2
 
 
 def test_what_is_missing_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     for imagery, kind in (
         ({"source": "mapbox"}, TermsError),
         ({"source": "mapbox", "accept_terms": True}, CredentialError),
-        ({"source": "xyz", "url": NOWHERE, "headers": {"a": "{token}"}}, RecipeError),
+        ({"source": "xyz", "url": NOWHERE, "headers": {"a": "{env:NO_SUCH}"}}, CredentialError),
     ):
         source = SlippySource(recipe(imagery), tmp_path)  # a plan needs neither terms nor token
         assert source.price([window(Tile(18, 5, 7))], 0, None).requests == 1

@@ -101,9 +101,8 @@ def test_a_url_that_names_no_host_is_refused(url: str) -> None:
 @pytest.mark.parametrize(
     ("headers", "message"),
     [
-        ({"X-Key": "{token}"}, r"imagery\.headers\.X-Key has \{token\}: give token_env"),
-        ({"X-Key": "a\nb"}, r"imagery\.headers\.X-Key: expected one line of printable ASCII"),
-        ({"X Key": "a"}, r"imagery\.headers\.X Key: expected one line of printable ASCII"),
+        ({"X-Client": "a\nb"}, r"imagery\.headers\.X-Client: expected one line of printable ASCII"),
+        ({"X Client": "a"}, r"imagery\.headers\.X Client: expected one line of printable ASCII"),
     ],
 )
 def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str], message: str) -> None:

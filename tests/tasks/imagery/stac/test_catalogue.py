@@ -41,7 +41,7 @@ def test_every_window_is_read_as_the_file_has_it(api: ScriptedApi, tmp_path: Pat
             assert chip.image.dtype == np.float32
             assert not chip.nodata.any()
             assert acquisition.acquired_at == 1_690_884_000
-        assert catalogue.requests == 2  # the root and one page
+        assert catalogue.requests == 3  # the root, one page, and where the asset lies
         assert catalogue.bands == ("red",)
     assert api.bodies()[0]["collections"] == ["made-up"]
     assert len(api.asked_for("/search")) == 1

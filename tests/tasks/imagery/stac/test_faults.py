@@ -70,7 +70,8 @@ def test_a_file_that_breaks_off_is_asked_for_again(
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [(503, "item-1, asset red: the server answered 503, in 3 attempts"), (404, "does not exist")]
+    ("status", "says"),
+    [(503, "item-1, asset red: the server answered 503 Service Unavailable, in 3 attempts"), (404, "does not exist")],
 )
 def test_a_window_that_cannot_be_read_fails_with_a_short_reason(
     api: ScriptedApi, tmp_path: Path, status: int, says: str

@@ -52,15 +52,48 @@ def test_the_rule_follows_the_item_and_the_asset(
     ("properties", "asset"),
     [
         ({}, {}),
-        ({"s2:processing_baseline": "unknown"}, {}),
         ({"earthsearch:boa_offset_applied": True}, {}),
         ({"processing:version": "05.11", "constellation": "landsat"}, {}),
-        ({}, {"raster:bands": [{"scale": "0.0001"}]}),
-        ({}, {"raster:bands": "none"}),
+        ({}, {"raster:bands": [{"scale": None}], "bands": [None], "raster:scale": None}),
+        ({"s2:processing_baseline": None, "earthsearch:boa_offset_applied": None}, {"raster:bands": None}),
     ],
 )
 def test_without_a_word_on_the_scale_there_is_no_rule(properties: dict[str, Any], asset: dict[str, Any]) -> None:
     assert rule_of(properties, asset) is None
+
+
+@pytest.mark.parametrize(
+    ("properties", "asset", "says"),
+    [
+        ({}, {"raster:bands": [{"scale": "0.0001"}]}, "raster:bands: scale is '0.0001'; expected a number"),
+        ({}, {"raster:bands": [{"scale": True}]}, "raster:bands: scale is True; expected a number"),
+        ({}, {"raster:bands": [{"scale": [1e-4]}]}, r"scale is \[0.0001\]; expected a number"),
+        ({}, {"raster:bands": [{"scale": float("nan")}]}, "scale is nan; expected a number"),
+        ({}, {"raster:bands": [{"scale": 10**400}]}, r"scale is 1000.*\.\.\.; expected a number"),
+        ({}, {"raster:bands": [{"scale": 0}]}, "scale is 0, which leaves nothing"),
+        (
+            {},
+            {"raster:bands": [{"scale": 1e-4, "offset": "-0.1"}]},
+            "raster:bands: offset is '-0.1'; expected a number",
+        ),
+        ({}, {"raster:bands": [{"scale": 1e-4, "offset": float("inf")}]}, "offset is inf"),
+        ({}, {"raster:bands": "none"}, "raster:bands is 'none'; expected a list"),
+        ({}, {"raster:bands": {"scale": 1e-4}}, "raster:bands is .*; expected a list"),
+        ({}, {"raster:bands": ["B04"]}, "raster:bands has 'B04' for band 1; expected an object"),
+        ({}, {"bands": [{"raster:scale": "1"}]}, "a, bands: raster:scale is '1'; expected a number"),
+        ({}, {"raster:scale": "1"}, "^a: raster:scale is '1'; expected a number"),
+        ({"s2:processing_baseline": "unknown"}, {}, "s2:processing_baseline of its item is 'unknown'"),
+        ({"s2:processing_baseline": 5}, {"raster:scale": 1e-4}, "s2:processing_baseline of its item is 5"),
+        ({"earthsearch:boa_offset_applied": "true"}, V11, "boa_offset_applied of its item is 'true'; expected true or"),
+        ({"earthsearch:boa_offset_applied": 1}, V11, "boa_offset_applied of its item is 1; expected true or false"),
+    ],
+)
+def test_a_field_of_another_type_is_no_missing_field(
+    properties: dict[str, Any], asset: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SourceError, match=says) as caught:
+        rule_of(properties, asset, 1, "a")
+    assert str(caught.value).startswith("a")
 
 
 def test_each_band_of_a_file_has_its_own_rule() -> None:

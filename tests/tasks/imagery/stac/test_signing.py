@@ -15,6 +15,7 @@ from infra.sandbox.services.scripted import Reply
 from tasks.errors import CredentialError, SourceError
 from tasks.imagery.stac.catalogue import StacCatalogue
 from tasks.imagery.stac.signing import Signer
+from tasks.secrets import redact
 from tasks.web.retry import RetryPolicy
 from tests.support.catalogues import windows_of
 from tests.support.stac_items import NORTH, SCALE, SIDE, STEP, WEST, bbox, cog, item, numbers, recipe, simple
@@ -100,6 +101,17 @@ def test_a_refused_token_is_replaced_once_for_all_threads(tokens: TokenServer) -
     assert signer.signed(BLOB)[1] == new != old
 
 
+def test_a_token_is_known_as_secret_wherever_it_stands(tokens: TokenServer) -> None:
+    Signer(QUICK, 5.0).signed(BLOB)
+    assert redact(f"a server says {tokens.given[0]}!") == "a server says ***!"
+
+
+@pytest.mark.parametrize("path", ["../B04.tif", "%2e%2e/B04.tif", "a b/B04.tif", "x;y/B04.tif"])
+def test_what_is_no_container_is_not_asked_for(tokens: TokenServer, path: str) -> None:
+    assert Signer(QUICK, 5.0).signed(f"https://account.blob.core.windows.net/{path}")[1] == ""
+    assert not tokens.asked
+
+
 def test_the_service_is_asked_again_as_it_says(tokens: TokenServer) -> None:
     path = "/token/account/container"
     tokens.script[path] = [Reply(429, headers={"Retry-After": "0"}), Reply(reset=True)]
@@ -114,7 +126,25 @@ def test_the_service_is_asked_again_as_it_says(tokens: TokenServer) -> None:
         (Reply(404), SourceError, "answered 404; check PC_SDK_SAS_URL"),
         (Reply(302, headers={"Location": "http://127.0.0.1:9/"}), SourceError, "answered 302"),
         (Reply(200, b"{}"), SourceError, "expected JSON with token"),
-        (Reply(503), SourceError, "answered 503; start again later"),
+        (Reply(200, b'{"token": 5, "msft:expiry": "2999-01-01T00:00:00Z"}'), SourceError, "expected JSON with token"),
+        (
+            Reply(200, b'{"token": "a b", "msft:expiry": "2999-01-01T00:00:00Z"}'),
+            SourceError,
+            "expected JSON with token",
+        ),
+        (
+            Reply(200, b'{"token": "sig=a#b", "msft:expiry": "2999-01-01T00:00:00Z"}'),
+            SourceError,
+            "expected JSON with t",
+        ),
+        (
+            Reply(200, b'{"token": "sig=x", "msft:expiry": "10000-01-01T00:00:00Z"}'),
+            SourceError,
+            "expected JSON with to",
+        ),
+        (Reply(200, b"[]"), SourceError, "expected JSON with token"),
+        (Reply(200, b"[" * 100_000), SourceError, "expected JSON with token"),
+        (Reply(503), SourceError, "answered 503; gave up after 3 attempts, start again later"),
     ],
 )
 def test_a_service_that_gives_none_ends_the_run(
@@ -152,7 +182,7 @@ def test_a_signed_url_that_expires_in_the_middle_is_signed_again(
         computer.tokens = {"topsecret1"}
         assert not second.read().nodata.any()
         assert tokens.given == ["topsecret0", "topsecret1"]
-        assert catalogue.requests == 2 + 2
+        assert catalogue.requests == 2 + 2 + 3  # the catalogue, tokens, and where each asset lies with each token
     assert "topsecret" not in caplog.text
     assert "topsecret" not in "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
 
