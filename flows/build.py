@@ -15,6 +15,7 @@ from flows.ending import foreseen
 from flows.jobs import job_of
 from flows.progress import Stages
 from flows.runner import WORKERS, PrefectRunner
+from flows.warned import warnings_in
 from tasks.build import line
 from tasks.build.commit import BuildSummary
 from tasks.recipe.tokens import typed_pattern
@@ -33,7 +34,7 @@ def build(recipe: str, store: str | None = None, set: list[Setting] | None = Non
     to; the version is new, or the last one when nothing changed. Raises a TilewrightError otherwise.
     """
     job = job_of(recipe, store, set or [])
-    with Stages() as stages:
+    with Stages() as stages, warnings_in(get_run_logger()):
         summary = line.build(job, PrefectRunner(stages))
     _publish_summary(job.recipe.title, job.store, summary)
     state = "new version" if summary.new else "unchanged,"

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.ending import Signals, told
+from flows.warned import show_warnings
 from tasks.errors import DeploymentError, TilewrightError
 from tasks.secrets import guard_logs, redact, remember_environment
 
@@ -38,6 +39,7 @@ def main() -> NoReturn:
     """Run the command line and leave with its exit code."""
     guard_logs()
     remember_environment()
+    show_warnings(errors)
     with Signals("nothing is lost, run the same command again to go on") as signals:
         try:
             left = app(standalone_mode=False)

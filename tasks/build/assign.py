@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tasks.build.job import Job
+from tasks.build.told import finer
 from tasks.build.tools import tools_of
 from tasks.errors import AreaError, NothingSelectedError, SourceError
 from tasks.geo.georeference import Georeference
@@ -89,40 +90,20 @@ def assign(job: Job, found: Candidates) -> VersionPlan:
 def refuse_empty(found: Split, recipe: Recipe) -> None:
     """Refuse splits that nobody can train with. Raises NothingSelectedError, which says what to do.
 
-    These are an empty train split that the recipe asks for, and in a first version all samples in one split where the
-    recipe asks for several, because all of them are of one unit. Other empty splits are told (:mod:`tasks.build.told`).
+    That is an empty train split that the recipe asks for. Other empty splits are told (:mod:`tasks.build.told`): a
+    single scene, or a small area of one block, is trained on all the same.
     """
     wanted, units = wanted_splits(recipe.splits), set(found.units.values())
     counts = {split: len(names) for split, names in found.kept.items()}
     if not found.units or TRAIN not in wanted:
         return
     what = recipe.splits.by
-    if len(wanted) > 1 and len(units) == 1 and found.previous.newest is None:
-        raise NothingSelectedError(
-            f"splits: all {len(found.units):,} samples are of one {what} ({min(units)}), which cannot be split into "
-            f"{', '.join(wanted)}; {_finer(recipe)}"
-        )
     if counts[TRAIN] == 0:
         held = ", ".join(f"{split} {count:,}" for split, count in counts.items() if count) or "none"
         raise NothingSelectedError(
             f"splits: train would be empty: of {len(found.units):,} samples, of {len(units):,} {what}"
-            f"{'' if len(units) == 1 else 's'}, are in {held}; {_finer(recipe)}"
+            f"{'' if len(units) == 1 else 's'}, are in {held}; {finer(recipe)}"
         )
-
-
-def _finer(recipe: Recipe) -> str:
-    """How a recipe gets samples into every split."""
-    by, patches = recipe.splits.by, recipe.patch_grid
-    if recipe.grid is not None and recipe.splits.by in ("block", "tile"):
-        ways = ["a larger splits.block_zoom", "splits.by: tile"] if by == "block" else []
-    elif by in ("scene", "group"):
-        cut = patches is None or patches.size > 0
-        ways = ["splits.by: block" if cut else "splits.by: sample"]
-        ways += ["splits.holdout: 0.2 (a part of each scene for validation)"] if patches is not None and cut else []
-    else:
-        ways = ["a smaller splits.block", "splits.by: sample"] if by == "block" else []
-    ways = [*ways, "splits.groups", "or shares that leave out a split (train: 1.0, validation: 0.0, test: 0.0)"]
-    return f"choose {', '.join(ways)}"
 
 
 def unit_of(window: Window, recipe: Recipe) -> str:

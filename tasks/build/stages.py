@@ -22,12 +22,14 @@ from tasks.geo.georeference import lonlat_of
 from tasks.imagery.protocol import Price
 from tasks.labels.footprints import LabelReport
 from tasks.labels.measure import measure as measure_windows
+from tasks.labels.outlines import LabelOutlines
 from tasks.labels.protocol import ANSWERS
 from tasks.labels.registry import label_origin
 from tasks.raster.resize import resize_image, resize_mask, resize_rgb
 from tasks.recipe.model import Recipe
+from tasks.samples.cells import find_touched
 from tasks.samples.groups import explain_unmatched, named_splits, unmatched
-from tasks.samples.touched import forget_touched
+from tasks.samples.touched import forget_kept
 from tasks.samples.window import Candidates, Shard, only
 from tasks.state import masks
 from tasks.state.ledger import Ledger, RunState, Sample
@@ -62,7 +64,8 @@ def candidates(job: Job) -> Candidates:
     with tools.ledger() as ledger:
         state = ledger.run_state()
     if not state.labels_key or _are_old(state):
-        forget_touched(job.work.root)
+        forget_kept(job.work.root)
+    find_touched(job.recipe, job.work.root, LabelOutlines(job.recipe, job.work.labels))
     found = tools.source.candidates()
     key, fingerprints = tools.source.key, dict(tools.source.fingerprints())
     with tools.ledger() as ledger:
@@ -144,7 +147,7 @@ def check_labels(job: Job, found: Candidates, report: LabelReport) -> None:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items())
         told = [f"labels: none of the {report.read:,} footprints of {report.source} can be used ({reasons})"]
     elif report.bounds is not None:
-        held = "its footprints" if report.held is None else f"its {report.held:,} footprints"
+        held = "its footprints" + ("" if report.held is None else f" ({report.held:,} in all)")
         told += [f"{held} lie in {_box(report.bounds)} (west, south, east, north)"]
         told += [f"the candidates in {_box(_bounds(found))}"]
     raise NothingSelectedError(

@@ -53,8 +53,8 @@ def warnings(found: Contents, recipe: Recipe) -> list[str]:
     for split in wanted_splits(recipe.splits):
         if total and not found.splits[split]:
             told.append(
-                f"no sample for {split}; if that is not meant, change splits: there are too few {recipe.splits.by}s "
-                "that could be in it"
+                f"no sample for {split}: there are too few {recipe.splits.by}s that could be in it; if that is not "
+                f"meant, {finer(recipe)}"
             )
     void = [split for split, shares in found.class_shares.items() if not any(shares.values())]
     names = [entry.name for entry in recipe.classes]
@@ -68,6 +68,21 @@ def warnings(found: Contents, recipe: Recipe) -> list[str]:
         elif absent := [name for name in names if split in missing[name] and name not in everywhere]:
             told.append(f"no pixel of {', '.join(absent)} in {split}")
     return told + _nearly_ignored(found)
+
+
+def finer(recipe: Recipe) -> str:
+    """How a recipe gets samples into every split."""
+    by, patches = recipe.splits.by, recipe.patch_grid
+    if recipe.grid is not None and recipe.splits.by in ("block", "tile"):
+        ways = ["a larger splits.block_zoom", "splits.by: tile"] if by == "block" else []
+    elif by in ("scene", "group"):
+        cut = patches is None or patches.size > 0
+        ways = ["splits.by: block" if cut else "splits.by: sample"]
+        ways += ["splits.holdout: 0.2 (a part of each scene for validation)"] if patches is not None and cut else []
+    else:
+        ways = ["a smaller splits.block", "splits.by: sample"] if by == "block" else []
+    ways = [*ways, "splits.groups", "or shares that leave out a split (train: 1.0, validation: 0.0, test: 0.0)"]
+    return f"choose {', '.join(ways)}"
 
 
 def _nearly_ignored(found: Contents) -> list[str]:

@@ -137,7 +137,8 @@ def _lost(values: NDArray[Any], made: NDArray[np.float32]) -> NDArray[np.bool_]:
     if int(values.min()) >= -_WHOLE and int(values.max()) <= _WHOLE:  # nearly always
         return np.zeros(values.shape, dtype=np.bool_)
     # A number of at most 24 digits in base 2, from its first 1 to its last.
-    magnitude = np.abs(values).astype(np.uint64)
+    wide = values if values.dtype.kind == "u" else np.abs(values.astype(np.int64))  # of the lowest int64 itself, again
+    magnitude = wide.astype(np.uint64)
     lowest = magnitude & (~magnitude + np.uint64(1))
     return np.asarray((magnitude >> np.uint64(24)) >= np.maximum(lowest, 1))
 

@@ -7,7 +7,6 @@ that both sources agree: osmnx's own assembly fails on one broken relation.
 """
 
 import hashlib
-import json
 import re
 import socket
 import threading
@@ -32,7 +31,7 @@ from tasks.labels.pbf import UNREADABLE, read_buildings
 from tasks.labels.protocol import ANSWERS
 from tasks.secrets import redact
 from tasks.web.answers import Answer
-from tasks.web.bodies import is_markup
+from tasks.web.bodies import parsed
 from tasks.web.client import USUAL, Bounds, Client
 from tasks.web.reach import ANYWHERE, Reach
 from tasks.web.retry import RetryPolicy, TransientError
@@ -238,12 +237,9 @@ def slot_wait(status: str) -> float:
 def _read_answer(body: bytes) -> dict[str, Any]:
     """The answer in ``body``. Raises ValueError with the reason when it is not a whole one."""
     try:
-        answer = json.loads(body)
-    except RecursionError:
-        raise ValueError("the answer is JSON that is nested too deeply") from None
+        answer = parsed(body)
     except ValueError as error:
-        kind = "a web page (HTML), no JSON" if is_markup(body) else "no JSON or was cut short"
-        raise ValueError(f"the answer is {kind} ({_plain(body)})") from error
+        raise ValueError(f"the answer is {error} ({_plain(body)})") from None
     if not isinstance(answer, dict) or not isinstance(answer.get("elements"), list):
         raise ValueError("the answer is no Overpass JSON (it has no elements)")
     if "remark" in answer:

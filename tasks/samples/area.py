@@ -1,67 +1,97 @@
 """From the recipe's area to candidate tiles."""
 
+import hashlib
 import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 
 from tasks.errors import AreaError
-from tasks.geo.coverage import codes_of, distinct, named, tiles_of, tiles_over
+from tasks.geo.coverage import Codes, codes_of, distinct, named, tiles_of, tiles_over
 from tasks.geo.quadtree import Squares
 from tasks.geo.tiles import Tile
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, TileCells
 from tasks.samples.draw import sample_in, systematic_sample
 from tasks.samples.shapes import area_shape
-from tasks.samples.touched import Outlines, draw_touched, touched_among, touched_in
+from tasks.samples.touched import Outlines, draw_touched, kept, touched_among, touched_in
 
 MAX_LIST_BYTES = 256 << 20  # of a list of tiles: some 12 million lines
 _READ_AT_ONCE = 16 << 20  # characters of a list
 _NOT_PLAIN = re.compile(r"[^0-9/\n]")
 
 
+@dataclass(frozen=True, eq=False)
+class TileArea:
+    """An area whose cells are tiles: a list of them, or a shape that they share more than a border with."""
+
+    zoom: int
+    listed: Squares | None
+    shape: Any  # EPSG:4326; None for a list
+
+    @property
+    def name(self) -> str:
+        """The same for the same area and zoom alone."""
+        told = shapely.to_wkb(self.shape) if self.listed is None else codes_of(self.listed).tobytes()
+        return hashlib.sha256(f"{self.zoom} ".encode() + told).hexdigest()
+
+    def touched(self, outlines: Outlines) -> Codes:
+        """The numbers of tiles around the area that a footprint touches; of a list of its own tiles alone."""
+        if self.listed is None:
+            return touched_in(self.shape, self.zoom, outlines)
+        return touched_among(self.listed, self.zoom, outlines)
+
+
+def tile_area(recipe: Recipe, work: Path) -> TileArea:
+    """The area of ``recipe``, whose cells are tiles; ``work`` holds the polygon of a place once it was looked up.
+
+    Raises AreaError when it is empty, or cannot be read or found.
+    """
+    area, made = recipe.area, recipe.cells
+    if area is None or not isinstance(made, TileCells):
+        raise TypeError("the recipe's cells are no tiles")
+    check_sample(area, recipe.limits.max_tiles)
+    if area.tiles is None:
+        return TileArea(made.zoom, None, area_shape(recipe, work))
+    cap = recipe.limits.max_tiles if area.sample is None else None
+    return TileArea(made.zoom, read_tile_list(recipe.resolve(area.tiles), made.zoom, _zoom_key(recipe), cap), None)
+
+
 def candidate_tiles(recipe: Recipe, work: Path) -> list[Tile]:
     """Every candidate tile of ``recipe``, whose cells are tiles: sorted, without duplicates.
 
-    A tile is a candidate when it shares more than a border with the area. ``work`` holds the polygon of a place once it
-    was looked up, and for a sample among buildings what :func:`find_touched_tiles` found. Raises AreaError when the
-    area is empty, cannot be read or found, or holds more than ``limits.max_tiles``.
+    ``work`` holds the polygon of a place once it was looked up, and for a sample among buildings which tiles have one.
+    Raises AreaError when the area is empty, cannot be read or found, or holds more than ``limits.max_tiles``.
     """
-    area, made, cap = _tiles_of(recipe)
-    check_sample(area, cap)
-    if area.tiles is not None:
-        listed, shape = _listed(recipe, area.tiles, made, area), None
-    else:
-        listed, shape = None, area_shape(recipe, work)
+    place, area = tile_area(recipe, work), recipe.area
+    assert area is not None
     if area.sample is None:
-        chosen = listed if shape is None else tiles_in(shape, made.zoom, cap, _zoom_key(recipe))
+        chosen = place.listed
+        if chosen is None:
+            chosen = tiles_in(place.shape, place.zoom, recipe.limits.max_tiles, _zoom_key(recipe))
     elif area.among == "buildings":
-        codes = kept(work, _digest(made.zoom, listed, shape))
-        chosen = draw_touched(codes, shape, made.zoom, area.sample, area.seed)
-    elif shape is None:
-        chosen = systematic_sample(listed, area.sample, area.seed)
+        chosen = draw_touched(kept(work, place.name), place.shape, place.zoom, area.sample, area.seed)
+    elif place.listed is not None:
+        chosen = systematic_sample(place.listed, area.sample, area.seed)
     else:
-        chosen = sample_in(shape, made.zoom, area.sample, area.seed)
+        chosen = sample_in(place.shape, place.zoom, area.sample, area.seed)
     if not chosen.size:
         raise AreaError("the area is empty: no tile lies in it; check area in the recipe")
-    return sorted(named(chosen, made.zoom))
+    return sorted(named(chosen, place.zoom))
+
+
+def _zoom_key(recipe: Recipe) -> str:
+    return "grid.zoom" if recipe.grid is not None else "imagery.cells.zoom"
 
 
 def check_sample(area: Area, cap: int) -> None:
     """Raise AreaError where more cells are to be drawn than the recipe allows."""
     if area.sample is not None and area.sample > cap:
         raise AreaError(f"area.sample {area.sample:,} is over limits.max_tiles {cap:,}; lower one or raise the other")
-
-
-def wanted_outlines(area: Area, outlines: Outlines | None) -> Outlines | None:
-    """``outlines`` where a sample is drawn among buildings, else None."""
-    if area.among == "all":
-        return None
-    if outlines is None:
-        raise TypeError("a sample among buildings needs the footprints")
-    return outlines
 
 
 def tiles_in(shape: Any, zoom: int, cap: int, zoom_key: str = "grid.zoom") -> Squares:

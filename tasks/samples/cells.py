@@ -1,8 +1,9 @@
 """From the cells of a recipe to windows: slippy tiles, squares in UTM, or one square for each polygon."""
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from sys import intern
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 import shapely
 import shapely.affinity
 import shapely.geometry
-from numpy.typing import NDArray
 
 from tasks.errors import AreaError
 from tasks.geo.georeference import Georeference, tile_georeference
@@ -20,10 +20,10 @@ from tasks.geo.utm import UtmCell, cells_over, to_degrees, to_metres, utm_epsg, 
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, PolygonCells, TileCells, UtmCells
 from tasks.recipe.sources import SlippyImagery
-from tasks.samples.area import candidate_tiles, check_sample, wanted_outlines
+from tasks.samples.area import candidate_tiles, check_sample, tile_area
 from tasks.samples.draw import equal_steps, even_order
 from tasks.samples.shapes import area_shape, check_degrees, read_json
-from tasks.samples.touched import Outlines, checked, touched_cells
+from tasks.samples.touched import Outlines, checked, find_kept, kept, touched_cells
 from tasks.samples.window import Window
 
 SAMPLED_FROM = 400_000  # so many cells may be enumerated to draw a sample of them
@@ -31,10 +31,9 @@ _USABLE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _GOLDEN = 0.6180339887498949
 # What shapely raises for GeoJSON that is none.
 _NO_SHAPE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, shapely.errors.ShapelyError)
-Touched = Callable[[NDArray[np.object_]], NDArray[np.int64]]
 
 
-def cells(recipe: Recipe, work: Path, outlines: Outlines | None = None) -> list[Window]:
+def cells(recipe: Recipe, work: Path) -> list[Window]:
     """The windows that ``grid`` or ``imagery.cells`` lays over the area.
 
     Those of slippy maps are sorted by zoom, column and row, all others so that neighbours stand together.
@@ -42,27 +41,65 @@ def cells(recipe: Recipe, work: Path, outlines: Outlines | None = None) -> list[
     A tile is named z/x/y, a UTM cell by its zone's EPSG code and the easting and northing in metres of its upper left
     corner (``32633/499200-5099520``), the cell of a polygon by its feature's id, or by its number when not every
     feature has an id of its own. Cells of one block of ``splits.block`` x ``splits.block``, of slippy maps the tiles
-    below one tile of ``splits.block_zoom``, share a group, as do cells of polygons that overlap. ``work`` holds what
-    was found out of a place and of footprints; ``outlines`` tells those that a sample among buildings is drawn by.
-    Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``; and what
-    ``outlines`` raises.
+    below one tile of ``splits.block_zoom``, share a group, as do cells of polygons that overlap. ``work`` holds the
+    polygon of a place once it was looked up, and of a sample among buildings what :func:`find_touched` found.
+    Raises AreaError when the area is empty, cannot be read, or holds more cells than ``limits.max_tiles``.
     """
     made, cap, block = recipe.cells, recipe.limits.max_tiles, recipe.splits.block_side
     if isinstance(made, PolygonCells):
         return polygon_windows(recipe.resolve(made.path), made, block, cap)
     if isinstance(made, TileCells):
-        tiles = candidate_tiles(recipe, work, outlines)
+        tiles = candidate_tiles(recipe, work)
         if not isinstance(recipe.imagery, SlippyImagery):
             return tile_windows(sorted(tiles, key=quadkey), made.size, lambda t: f"{t.z}/{t.x // block}-{t.y // block}")
         zoom = made.zoom if recipe.splits.by in ("tile", "sample") else recipe.block_zoom
         return tile_windows(tiles, made.size, lambda tile: tile.parent(zoom).name)
-    if recipe.area is None or made is None:
+    area, made, shape = _utm_area(recipe, work)
+    laid = utm_cells(shape, area, made, cap)
+    if area.sample is None:
+        return utm_windows(laid, made, block)
+    if area.among == "all":
+        return utm_windows(
+            [laid[at] for at in equal_steps(len(laid), area.sample, area.seed, _GOLDEN, "cells")], made, block
+        )
+    column, row = np.array([(cell.column, cell.row) for cell in laid], dtype=np.int64).reshape(-1, 2).T
+    among = kept(work, _named(laid, made))
+    checked(area.sample, len(among), "cells")
+    order = even_order(column[among], row[among], area.seed)
+    return utm_windows([laid[at] for at in sorted(among[order[: area.sample]].tolist())], made, block)
+
+
+def find_touched(recipe: Recipe, work: Path, outlines: Outlines) -> None:
+    """Have ``work`` hold which cells a footprint touches, where the recipe draws its sample among those.
+
+    Raises as :func:`cells` does, as ``outlines``, and LabelError for a footprint that is too large to be one.
+    """
+    area, made = recipe.area, recipe.cells
+    if area is None or area.among == "all":
+        return
+    if isinstance(made, TileCells):
+        place = tile_area(recipe, work)
+        find_kept(work, place.name, outlines.origin, lambda: place.touched(outlines))
+    else:
+        _, made, shape = _utm_area(recipe, work)
+        laid = utm_cells(shape, area, made, recipe.limits.max_tiles)
+        drawn = utm_outlines(laid, made.size * made.resolution)
+        find_kept(work, _named(laid, made), outlines.origin, lambda: touched_cells(drawn, shape, outlines))
+
+
+def _utm_area(recipe: Recipe, work: Path) -> tuple[Area, UtmCells, Any]:
+    """The area, what lies over it, and its polygons in degrees."""
+    made = recipe.cells
+    if recipe.area is None or not isinstance(made, UtmCells):
         raise TypeError("the recipe lays no cells over an area")
     if recipe.area.tiles is not None:
         raise AreaError("area.tiles goes with imagery.cells of kind tiles; give area.bbox, place or geojson for utm")
-    shape, among = area_shape(recipe, work), wanted_outlines(recipe.area, outlines)
-    touched = None if among is None else lambda laid: touched_cells(laid, shape, among, work)
-    return utm_windows(shape, recipe.area, made, block, cap, touched)
+    return recipe.area, made, area_shape(recipe, work)
+
+
+def _named(laid: Sequence[UtmCell], made: UtmCells) -> str:
+    """A name that only these cells have."""
+    return hashlib.sha256(f"{made.size} {made.resolution!r} {[tuple(cell) for cell in laid]}".encode()).hexdigest()
 
 
 def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str]) -> list[Window]:
@@ -73,41 +110,31 @@ def tile_windows(tiles: Iterable[Tile], size: int, group: Callable[[Tile], str])
     ]
 
 
-def utm_windows(
-    shape: Any, area: Area, made: UtmCells, block: int, cap: int, touched: Touched | None = None
-) -> list[Window]:
-    """Windows for the UTM cells over ``shape`` (EPSG:4326), or for ``area.sample`` of them spread evenly.
-
-    ``touched``: the numbers, among the outlines of cells in degrees, of those that the sample is drawn from.
-    """
+def utm_cells(shape: Any, area: Area, made: UtmCells, cap: int) -> list[UtmCell]:
+    """The UTM cells over ``shape`` (EPSG:4326). Raises AreaError when there are none or too many."""
     check_sample(area, cap)
-    side = made.size * made.resolution
     if area.sample is None:
-        advice = f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit"
-        chosen = cells_over(shape, side, cap, f"the area holds about {{count}} cells, {advice}")
+        most, told = (
+            cap,
+            f"over limits.max_tiles {cap:,}; take a smaller area, larger cells or area.sample, or raise the limit",
+        )
     else:
         most = max(SAMPLED_FROM, 16 * area.sample)
-        advice = f"a sample is drawn from at most {most:,}; take a smaller area or larger cells"
-        chosen = cells_over(shape, side, most, f"the area holds at least {{count}} cells, {advice}")
-        chosen = [chosen[number] for number in _drawn(chosen, side, area.sample, area.seed, touched)]
-    if not chosen:
+        told = f"and a sample is drawn from at most {most:,}; take a smaller area or larger cells"
+    laid = cells_over(shape, made.size * made.resolution, most, f"the area holds about {{count}} cells, {told}")
+    if not laid:
         raise AreaError("the area is empty: no cell lies in it; check area in the recipe")
-    windows = []
+    return laid
+
+
+def utm_windows(chosen: Iterable[UtmCell], made: UtmCells, block: int) -> list[Window]:
+    """Windows for UTM cells."""
+    side, windows = made.size * made.resolution, []
     for epsg, column, row in chosen:
         west, north = column * side, (row + 1) * side
         name = f"{epsg}/{_metres(west)}-{_metres(north)}"
         windows.append(_window(name, f"{epsg}/{column // block}-{row // block}", made, epsg, west, north))
     return windows
-
-
-def _drawn(laid: list[UtmCell], side: float, count: int, seed: int, touched: Touched | None) -> list[int]:
-    """The numbers of the cells that are drawn, in their order."""
-    if touched is None:
-        return list(equal_steps(len(laid), count, seed, _GOLDEN, "cells"))
-    among = touched(utm_outlines(laid, side))
-    column, row = np.array([(cell.column, cell.row) for cell in laid], dtype=np.int64).reshape(-1, 2)[among].T
-    checked(count, len(among), "cells")
-    return sorted(among[even_order(column, row, seed)[:count]].tolist())
 
 
 def _window(name: str, group: str, made: UtmCells | PolygonCells, epsg: int, west: float, north: float) -> Window:
@@ -193,7 +220,7 @@ def _polygon(path: Path, number: int, feature: Any) -> Any:
     west, _, east, _ = shape.bounds
     if east - west > 180:  # cut at the antimeridian, as RFC 7946 has it
         parts = [shapely.affinity.translate(p, 360.0 * (p.bounds[2] <= 0)) for p in shapely.get_parts(shape)]
-        shape = shapely.union_all(parts)
+        shape = shapely.multipolygons(parts)  # whose bounds are wanted, be it valid or not
     return shape
 
 

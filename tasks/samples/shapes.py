@@ -176,7 +176,7 @@ def check_degrees(where: str, shape: Any) -> None:
         )
     if east - west <= 180:
         return
-    for ring in shapely.get_rings(shape):
+    for ring in shapely.get_rings(shapely.get_parts(shape)):
         lon = shapely.get_coordinates(ring)[:, 0]
         long_way = (np.abs(np.diff(lon)) > 180) & (np.abs(lon[:-1]) != 180) & (np.abs(lon[1:]) != 180)
         if long_way.any():

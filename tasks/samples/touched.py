@@ -5,6 +5,7 @@ directory (:func:`find_kept`, :func:`kept`), from where whoever lays cells over 
 another, and a run that was killed goes on.
 """
 
+import hashlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,6 +95,7 @@ def find_kept(work: Path, place: str, origin: str, find: Callable[[], NDArray[np
 
     Raises what ``find`` raises, and DiskError.
     """
+    origin = hashlib.sha256(origin.encode()).hexdigest()
     if _load(work, place, origin) is None:
         found = find()
         with writing(work / KEPT) as temporary, temporary.open("wb") as opened:
@@ -114,7 +116,7 @@ def kept(work: Path, place: str) -> NDArray[np.int64]:
 def _load(work: Path, place: str, origin: str | None = None) -> NDArray[np.int64] | None:
     """Found at ``place``, and by ``origin`` if that is given; None where the file is of others, not there, or torn."""
     try:
-        with np.load(work / KEPT, allow_pickle=False) as opened:
+        with (work / KEPT).open("rb") as file, np.load(file, allow_pickle=False) as opened:
             if str(opened["place"]) == place and origin in (None, str(opened["origin"])):
                 found: NDArray[np.int64] = opened["found"]
                 return found
@@ -140,7 +142,8 @@ def draw_touched(codes: Codes, shape: Any, zoom: int, count: int, seed: int) -> 
         have += found[-1].shape[1]
         if have >= count:
             break
-    return np.concatenate(found, axis=1)[:, :count] if checked(count, have, "tiles") else tiles
+    checked(count, have, "tiles")
+    return np.concatenate(found, axis=1)[:, :count]
 
 
 def checked(count: int, available: int, what: str) -> int:

@@ -1,6 +1,5 @@
 """What a server answered: whole, or as a stream whose body is still to come, bounded either way."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -8,7 +7,7 @@ from typing import Any, Self
 import urllib3
 
 from tasks.errors import TilewrightError
-from tasks.web.bodies import BodyError, LongBodyError, decoded, is_markup
+from tasks.web.bodies import BodyError, LongBodyError, decoded, parsed
 from tasks.web.connection import Deadline
 from tasks.web.failures import explain
 from tasks.web.retry import TransientError
@@ -33,13 +32,7 @@ class Answer:
 
     def json(self) -> Any:
         """The body as JSON. Raises ValueError whose text says in a few words why it is none."""
-        try:
-            return json.loads(self.body)
-        except RecursionError:
-            raise ValueError("JSON that is nested too deeply") from None
-        except ValueError:
-            what = "a web page (HTML)" if is_markup(self.body) else "JSON cut short, or something else"
-            raise ValueError(f"{what}, where JSON was expected") from None
+        return parsed(self.body)
 
 
 @dataclass(repr=False)

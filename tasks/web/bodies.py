@@ -1,8 +1,11 @@
 """Bodies of answers, bounded: in bytes as they were sent, and in bytes after a Content-Encoding is undone."""
 
+import json
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+MAX_VALUES = 10_000_000  # of a JSON document: a gigabyte of memory, some 200 MB of Overpass's answers
 _PIECE = 1 << 16  # bytes that come out of the decompressor at a time
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
@@ -28,6 +31,19 @@ def decoded(chunks: Iterable[bytes], encoding: str, most: int) -> Iterator[bytes
         yield from _bounded(_inflated(_bounded(chunks, most)), most)
     else:
         raise BodyError("unknown content encoding")
+
+
+def parsed(body: bytes) -> Any:
+    """A body as JSON. Raises ValueError whose text says in a few words why it is none, or none to be held in memory."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ValueError(f"JSON of more than {MAX_VALUES:,} values")
+    try:
+        return json.loads(body)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    except ValueError:
+        what = "a web page (HTML)" if is_markup(body) else "JSON cut short, or something else"
+        raise ValueError(f"{what}, where JSON was expected") from None
 
 
 def is_markup(body: bytes) -> bool:

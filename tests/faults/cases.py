@@ -14,13 +14,13 @@ import pytest
 from tasks.errors import TilewrightError
 from tasks.state.ledger import Fetched
 from tasks.state.transitions import Image
-from tests.faults.doors import LIMITS, SECRET, Visit
+from tests.faults.doors import LIMITS, Visit, is_secret_in
 from tests.support.fault_answers import ANSWERING, DRIPPING, ENDLESS, RESET, SENT
 from tests.support.fault_server import CONNECTIONS
 from tests.support.memory import Peak
 
 TIMEOUT = 0.8  # seconds that a request may take in the cases that nothing else ends
-SECONDS = 8.0  # that a case may take, with what a busy machine adds
+SECONDS = 15.0  # that a case may take, with what a busy machine adds
 MIB = 300  # of memory that it may take
 LENGTH = 1500  # characters of a message
 
@@ -103,7 +103,7 @@ def meet(door: Door, visit: Visit, fault: str) -> None:
         told = "; ".join(one.reason for one in outcomes)
     assert fault in CONNECTIONS or any(asked.fault == fault for asked in visit.faults.asked), f"never came: {told}"
     assert seconds < SECONDS, told
-    assert SECRET not in told
+    assert not is_secret_in(told)
     assert told.isprintable(), "a terminal would obey it"
     assert len(told) < LENGTH
     if raised:
@@ -111,7 +111,7 @@ def meet(door: Door, visit: Visit, fault: str) -> None:
     if told and door.says:
         for pattern, words in WORDS.items():
             assert not re.fullmatch(pattern, fault) or re.search(words, told), told
-    assert not visit.faults.canary.saw(SECRET)
+    assert not is_secret_in(visit.faults.canary.heard)
     if told:
         _assert_nothing_half(visit.work)
 
@@ -121,8 +121,7 @@ def _assert_nothing_half(work: Path) -> None:
     for path in (found for found in work.rglob("*") if found.is_file()):
         name = str(path.relative_to(work))
         assert re.fullmatch(_KEPT, name), name
-        assert SECRET not in name
-        assert SECRET.encode() not in path.read_bytes()
+        assert not is_secret_in(name + path.read_bytes().decode("latin-1"))
         assert path.stat().st_size <= LIMITS["max_download_gb"] * 1e9 + 1e6
 
 
@@ -132,7 +131,7 @@ def one_fault(door: Door, fault: str, visit: Visit, caplog: pytest.LogCaptureFix
     peak = Peak()
     meet(door, replace(visit, bad=visit.faults.at(fault), attempts=2 if fault.startswith("wait-") else 1), fault)
     assert peak.mib() < MIB
-    assert SECRET not in caplog.text
+    assert not is_secret_in(caplog.text)
 
 
 def slow_faults(door: Door, visit: Visit, caplog: pytest.LogCaptureFixture) -> None:
@@ -150,4 +149,4 @@ def slow_faults(door: Door, visit: Visit, caplog: pytest.LogCaptureFixture) -> N
             if (error := ended.exception()) is not None:
                 raise AssertionError(fault) from error
     assert peak.mib() < MIB
-    assert SECRET not in caplog.text
+    assert not is_secret_in(caplog.text)

@@ -1,5 +1,6 @@
 """Every way by which the program asks a server, each as it is come by: through a recipe."""
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from tests.support.recipes import recipe_of
 from tests.support.stac_items import SCALE, SIDE, STEP, bbox, item
 
 SECRET = "s3cret-that-nobody-may-see"
+LOGIN = base64.b64encode(f"somebody:{SECRET}".encode()).decode()
 LIMITS = {"max_answer_mb": 8, "max_download_gb": 0.02, "patience": 0.5}
 TILE = Tile(16, 33000, 22000)
 KENYA, IMAGE = "ref_african_crops_kenya_02", "ref_african_crops_kenya_02_tile_00_20190606"
@@ -74,6 +76,11 @@ class Visit:
         return outcomes
 
 
+def is_secret_in(text: str) -> bool:
+    """Whether a text gives the secret away, as it is or in a login."""
+    return SECRET in text or LOGIN in text
+
+
 def tiles(visit: Visit) -> list[Fetched]:
     """A slippy map, its token in the URL and in a header."""
     (visit.folder / "tiles.txt").write_text(f"{TILE.name}\n")
@@ -119,19 +126,22 @@ def checksum(visit: Visit) -> list[Fetched]:
     )
 
 
+def _overpass(visit: Visit, **options: Any) -> list[Fetched]:
+    login = visit.bad.replace("://", "://somebody:{env:LABELS_TOKEN}@")
+    labels = {"source": "overpass", "url": f"{login}/api", "attempts": visit.attempts, "timeout": 1}
+    return _footprints(visit, labels | options)
+
+
 def overpass(visit: Visit) -> list[Fetched]:
-    """A query."""
-    labels = {"source": "overpass", "url": f"{visit.bad}/api", "attempts": visit.attempts, "timeout": 1}
-    return _footprints(visit, labels | {"rate_limit": False})
+    """A query, with a login in the URL."""
+    return _overpass(visit, rate_limit=False)
 
 
 def status(visit: Visit) -> list[Fetched]:
     """What Overpass says of its slots; the query behind it is answered."""
     answer = {"version": 0.6, "osm3s": {"timestamp_osm_base": "2026-01-01T00:00:00Z"}, "elements": []}
     visit.page(f"{visit.bad}/api/interpreter", answer)
-    return _footprints(
-        visit, {"source": "overpass", "url": f"{visit.bad}/api", "attempts": visit.attempts, "timeout": 1}
-    )
+    return _overpass(visit)
 
 
 def place(visit: Visit) -> list[Fetched]:

@@ -46,13 +46,13 @@ def test_what_has_no_end_fills_a_megabyte(faults: FaultServer) -> None:
 def test_bombs_are_small_until_they_are_unpacked(faults: FaultServer) -> None:
     for fault in ("bomb-gzip", "bomb-deflate"):
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)
-        assert len(inflater.decompress(ask(faults.at(fault)), 1 << 28)) == 1 << 28
+        assert len(inflater.decompress(ask(faults.at(fault)), 1 << 26)) == 1 << 26
 
 
 def test_redirects_lead_to_the_canary(faults: FaultServer) -> None:
     assert ask(f"{faults.at('redirect-elsewhere')}/x?token=abc") == b"what nobody may have"
     assert ask(faults.redirect(f"{faults.canary.url}/private") + "/x") == b"what nobody may have"
-    assert faults.canary.saw("abc")
+    assert "token=abc" in faults.canary.heard
     assert len(faults.canary.asked) == 2
 
 

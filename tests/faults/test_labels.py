@@ -7,11 +7,7 @@ from tests.faults.cases import CORE, HTTP, JSON, Door, cases, one_fault, slow_fa
 from tests.faults.doors import Visit
 
 DOORS = (
-    # A wait that a tile server does not name is the fetcher's own, and longer than a test.
-    Door(
-        doors.tiles,
-        [name for name in HTTP if name not in ("wait-reset", "wait-negative", "wait-garbage", "wait-digits")],
-    ),
+    Door(doors.tiles, HTTP),
     Door(doors.mapbox, ("echo", "redirect-elsewhere", "redirect-bare", "status-401", "endless-close"), ("never",)),
     Door(doors.pbf, HTTP),
     Door(doors.checksum, CORE, says=False),  # of a body that is no digest it reads four kilobytes, whatever follows

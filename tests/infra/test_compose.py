@@ -125,11 +125,12 @@ def test_what_compose_starts_builds_a_dataset(tmp_path: Path) -> None:
         "MAPBOX_ACCESS_TOKEN": "pk.sandbox-synthetic-token",
         "UNKNOWN_TO_COMPOSE": "stays outside",
     }
+    with engine.up("mlflow", shell) as mlflow:  # for its health alone: it keeps two cores busy, and no build asks it
+        engine.wait_until_healthy("mlflow", mlflow)
     with ExitStack() as stack:
-        up = {name: stack.enter_context(engine.up(name, shell)) for name in ("server", "mlflow")}
+        server = stack.enter_context(engine.up("server", shell))
         stack.enter_context(engine.up("sandbox", shell, "--port", str(engine.ports[8787])))
-        for name, process in up.items():
-            engine.wait_until_healthy(name, process)
+        engine.wait_until_healthy("server", server)
         worker = stack.enter_context(engine.up("worker", shell))
         while "started!" not in (said := engine.log("worker").read_text()):  # after it deployed everything
             assert worker.poll() is None, said

@@ -9,7 +9,7 @@ from tasks.labels.outlines import LabelOutlines
 from tasks.labels.protocol import RawLabels
 from tasks.labels.registry import open_labels
 from tasks.recipe.model import Recipe
-from tasks.samples.cells import cells
+from tasks.samples.cells import cells, find_touched
 from tests.support.recipes import recipe_of
 
 pytestmark = pytest.mark.real
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.real
 
 def shares(recipe: Recipe, folder: Path) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     """Of building pixels in each candidate."""
-    windows = cells(recipe, folder, LabelOutlines(recipe, folder))
+    find_touched(recipe, folder, LabelOutlines(recipe, folder))
+    windows = cells(recipe, folder)
     labels = open_labels(recipe, tuple, folder / f"{len(list(folder.iterdir()))}.parquet")
     labels.prepare(windows, folder)
     return np.array([raw.values.mean() for raw in labels.read(windows) if isinstance(raw, RawLabels)])

@@ -1,24 +1,29 @@
 """How much memory this process took at most."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
-_MIB = 1 << 10  # kB
+_KB_IN_MIB = 1 << 10
+_OWN = Path("/proc/self")  # of Linux; elsewhere nothing is measured
 
 
 class Peak:
-    """The growth of this process's memory since this was made, at its highest. Linux alone."""
+    """The growth of this process's memory since this was made, at its highest."""
 
     def __init__(self) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the highest so far
+        with suppress(OSError):  # where it may not be forgotten, growth up to the highest so far is not seen
+            (_OWN / "clear_refs").write_text("5")
         self._before = _highest()
 
     def mib(self) -> int:
-        """In MiB."""
-        return (_highest() - self._before) // _MIB
+        """In MiB; 0 where nobody tells."""
+        return (_highest() - self._before) // _KB_IN_MIB
 
 
 def _highest() -> int:
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1])
+    """In kB."""
+    with suppress(FileNotFoundError):
+        if found := re.search(r"^VmHWM:\s+(\d+) kB", (_OWN / "status").read_text(), re.MULTILINE):
+            return int(found[1])
+    return 0

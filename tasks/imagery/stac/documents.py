@@ -12,6 +12,7 @@ from tasks.errors import SourceError
 from tasks.imagery.stac.fields import shown
 from tasks.secrets import redact
 from tasks.web.answers import Answer
+from tasks.web.bodies import parsed
 from tasks.web.client import Client
 from tasks.web.retry import TransientError
 
@@ -52,9 +53,9 @@ class Documents:
                 f"{href}: has more than {most / 1e6:,.6g} MB, limits.max_answer_mb; raise it if that is meant"
             )
         try:
-            return _object(json.loads(text), href)
-        except (ValueError, RecursionError):
-            raise SourceError(f"{href}: is no JSON that can be read; expected a STAC document") from None
+            return _object(parsed(text), href)
+        except ValueError as error:
+            raise SourceError(f"{href}: is {error}; expected a STAC document") from None
 
     def ask(
         self,

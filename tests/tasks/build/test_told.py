@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,14 +49,15 @@ ONE = ["imagery.images=images/s0_{date}_{band}.tif", "labels.path=labels/s0.tif"
 @pytest.mark.parametrize(
     "shares", ["train: 0.7, validation: 0.15, test: 0.15", "train: 0.4, validation: 0.6, test: 0.0"]
 )
-def test_one_scene_is_not_split_by_scene(site: Site, shares: str) -> None:
-    with pytest.raises(
-        NothingSelectedError,
-        match=r"of one scene \(images\).*choose splits\.by: block, splits\.holdout.*splits\.groups",
-    ):
-        run_build(site.recipe, site.store, [*ONE, f"splits={{{shares}}}"])
-    assert list(WorkDir.of(str(site.store)).images.iterdir()) == []  # nothing was read
-    assert not site.store.exists()
+def test_one_scene_by_scene_trains_and_says_what_is_empty(site: Site, shares: str) -> None:
+    """It once went into validation without a word, and the build ended in a traceback after its commit."""
+    change = [*ONE, f"splits={{{shares}}}"]
+    planned = line.plan(job_of(site.recipe, site.store, change))
+    summary = run_build(site.recipe, site.store, change)
+    assert {split for split, count in summary.splits.items() if count} == {"train"}
+    assert summary.warnings == planned.warnings
+    for text in planned.warnings:
+        assert re.search(r"no sample for .*choose splits\.by: block, splits\.holdout.*splits\.groups", text)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_another_empty_split_is_told_at_once_and_in_the_summary(site: Site, capl
     with caplog.at_level(logging.WARNING, "tilewright"):
         planned = line.plan(job_of(site.recipe, site.store, ["clouds.mask=none", groups]))
     told = [record.getMessage() for record in caplog.records]
-    assert [text.partition(";")[0] for text in told] == ["no sample for validation", "no sample for test"]
+    assert [text.partition(":")[0] for text in told] == ["no sample for validation", "no sample for test"]
     assert planned.warnings == told
     summary = run_build(site.recipe, site.store, ["clouds.mask=none", groups])
     assert summary.warnings == told
@@ -153,7 +155,10 @@ def test_labels_of_elsewhere_are_refused_whatever_the_filter(
     feature = {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}
     file.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     for minimum in (0.0, 0.15):
-        with pytest.raises(NothingSelectedError, match=r"no footprint of .* lies on any of 36 candidates.*same place"):
+        with pytest.raises(
+            NothingSelectedError,
+            match=r"no footprint of .* lies on any of 36 candidates; .* lie in 10, 50, 10.*same place",
+        ):
             run_build(tiles, tmp_path / "store", [f"filter.min_building_fraction={minimum}"])
     assert server.requests == []
 
@@ -285,7 +290,10 @@ def test_many_reasons_are_cut(tiles: Path, tmp_path: Path, server: ScriptedServe
 
 def test_a_recipe_that_was_refused_may_be_mended(site: Site) -> None:
     """What was tried first leaves no claim on the store, for nothing was asked for."""
-    for wrong in ("splits={by: scene}", "splits={by: block, block: 1, groups: {test: [nothing]}}"):
+    for wrong in (
+        "splits={by: scene, groups: {test: [nobody]}}",
+        "splits={by: block, block: 1, groups: {test: [nothing]}}",
+    ):
         with pytest.raises((NothingSelectedError, RecipeError)):
             run_build(site.recipe, site.store, [*ONE, wrong])
     assert run_build(site.recipe, site.store, [*ONE, "splits={by: block, block: 1}"]).version == "v1"

@@ -148,10 +148,10 @@ def test_fault_once_is_got_over(server: Scripted, tmp_path: Path, fault: Answer)
     [
         (Answer(504, b"busy"), "answered 504"),
         (good(remark="runtime error: Query timed out"), "cut the answer short: runtime error: Query timed out"),
-        (Answer(200, b"<html>no</html>"), r"a web page \(HTML\), no JSON \(no\); gave up after 3 attempts"),
+        (Answer(200, b"<html>no</html>"), r"\(HTML\), where JSON was expected \(no\); gave up after 3 attempts"),
         (Answer(200, b"[]"), "no Overpass JSON"),
         (Answer(200, b"[" * 100_000), "nested too deeply"),
-        (Answer(200, b"1" * 100_000), "no JSON"),
+        (Answer(200, b"1" * 100_000), "where JSON was expected"),
         (good(remark="x" * 100_000), "cut the answer short: x{300};"),
     ],
 )

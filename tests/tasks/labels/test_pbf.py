@@ -2,6 +2,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tasks.errors import LabelError
@@ -31,6 +32,20 @@ def test_ways_and_courtyards_of_an_extract(pbf: Path, tmp_path: Path) -> None:
     assert (report.read, report.kept, report.repaired, report.incomplete, report.requests) == (7, 2, 1, 2, 0)
     assert report.source == "pbf region.osm.pbf"
     assert report.timestamp == "2026-01-02T03:04:05Z"
+
+
+def test_outlines_are_what_would_be_cleaned(pbf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for a multipolygon's own outline, which clean drops: polygons with a building, in batches."""
+    kept = PbfSource(pbf).fetch([TILE], tmp_path)
+    monkeypatch.setattr(module, "_BATCH", 2)
+    batches = list(PbfSource(pbf).outlines([TILE], tmp_path))
+    assert len(batches) > 1
+    found = np.concatenate(batches)
+    assert len(found) == kept.report.kept + kept.report.dropped["outline of a multipolygon"]
+    assert {shape.bounds for shape in kept.geometry} <= {shape.bounds for shape in found}
+    pbf.write_bytes(pbf.read_bytes()[:-30])
+    with pytest.raises(LabelError, match=r"region\.osm\.pbf: cannot be read as an OSM extract"):
+        list(PbfSource(pbf).outlines([TILE], tmp_path))
 
 
 def test_only_what_lies_on_the_tiles(pbf: Path, tmp_path: Path) -> None:

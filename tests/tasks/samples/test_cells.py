@@ -20,11 +20,13 @@ from tasks.geo.utm import cells_over, to_degrees, to_metres, utm_epsg
 from tasks.recipe.model import Recipe
 from tasks.recipe.parts import Area, PolygonCells, UtmCells
 from tasks.samples.area import candidate_tiles, tiles_in
-from tasks.samples.cells import cells, polygon_windows, utm_windows
+from tasks.samples.cells import cells, polygon_windows, utm_cells
 from tasks.samples.window import Window
+from tests.support.recipes import recipe_of
 from tests.support.stac_items import recipe
 
 CAP = 100_000
+LONG_WAY = {"type": "MultiPolygon", "coordinates": [[[[179, 0], [-179, 0], [-179, 1], [179, 0]]]]}
 NAME = re.compile(r"[A-Za-z0-9./_@-]+")
 
 
@@ -44,8 +46,9 @@ def outline(window: Window, points: int = 16) -> Any:
 
 
 def over(box: tuple[float, float, float, float], size: int = 64, resolution: float = 40.0, **area: Any) -> list[Window]:
-    made = UtmCells(kind="utm", size=size, resolution=resolution)
-    return utm_windows(shapely.box(*box), Area(bbox=list(box), **area), made, 4, CAP)
+    values = {"imagery.cells": {"kind": "utm", "size": size, "resolution": resolution}, "limits.max_tiles": CAP}
+    splits = {"by": "block", "block": 4}
+    return cells(recipe_of("stac", {"area": {"bbox": list(box), **area}, "splits": splits, **values}), Path())
 
 
 @st.composite
@@ -193,10 +196,11 @@ def test_a_sample_is_drawn_evenly_and_alike() -> None:
 def test_a_message_counts_the_cells_of_all_zones() -> None:
     """About 62,333 cells were over a limit of 1,000,000: those of the last zone alone."""
     shape, made = shapely.box(5.0, 45.0, 7.0, 45.5), UtmCells(kind="utm", size=64, resolution=40)
-    count = len(utm_windows(shape, Area(bbox=[5.0, 45.0, 7.0, 45.5]), made, 4, CAP))
+    area = Area(bbox=[5.0, 45.0, 7.0, 45.5])
+    count = len(utm_cells(shape, area, made, CAP))
     for cap in (count // 3, count - 20):
         with pytest.raises(AreaError, match="holds about") as caught:
-            utm_windows(shape, Area(bbox=[5.0, 45.0, 7.0, 45.5]), made, 4, cap)
+            utm_cells(shape, area, made, cap)
         (told,) = re.findall(rf"about ([\d,]+) cells, over limits.max_tiles {cap:,}", str(caught.value))
         assert int(told.replace(",", "")) > cap
 
@@ -340,6 +344,7 @@ def test_a_polygon_cut_at_the_antimeridian_has_one_cell(tmp_path: Path) -> None:
         ([patch(500_000.0, 45.0)], "coordinates are not degrees"),
         ([patch(15.0, 85.0)], "polygon 0: there is no UTM zone at latitude 85.0"),
         ([patch(15.0, 45.0), patch(15.1, 45.0)], "holds 2 polygons, over limits.max_tiles 1"),
+        ([{"type": "Feature", "geometry": LONG_WAY}], r"feature 0: an edge goes from longitude 179 to -179, over 180"),
     ],
 )
 def test_files_of_polygons_that_are_none(tmp_path: Path, features: list[Any], says: str) -> None:

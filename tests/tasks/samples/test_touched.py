@@ -14,9 +14,9 @@ from tasks.errors import AreaError, LabelError
 from tasks.geo.coverage import codes_of, lonlat_boxes, named, tiles_over
 from tasks.geo.georeference import lonlat_of
 from tasks.geo.tiles import Tile, lonlat_bounds
-from tasks.samples.cells import cells
+from tasks.samples.cells import cells, find_touched
 from tasks.samples.draw import even_order
-from tasks.samples.touched import draw_touched, forget_touched, touched_in
+from tasks.samples.touched import KEPT, draw_touched, forget_kept, touched_in
 from tests.support.recipes import recipe_of
 
 BOX = (6.0, 45.0, 6.5, 45.5)
@@ -50,7 +50,9 @@ def names(told: Told, folder: Path, source: str = "xyz", area: dict[str, Any] | 
         where.setdefault("bbox", list(BOX))
     if source == "xyz":
         more |= {"grid.zoom": ZOOM}
-    return [window.name for window in cells(recipe_of(source, {"area": where, **more}, folder), folder, told)]
+    recipe = recipe_of(source, {"area": where, **more}, folder)
+    find_touched(recipe, folder, told)
+    return [window.name for window in cells(recipe, folder)]
 
 
 def test_only_tiles_that_a_footprint_touches_are_drawn(tmp_path: Path) -> None:
@@ -64,24 +66,22 @@ def test_only_tiles_that_a_footprint_touches_are_drawn(tmp_path: Path) -> None:
     assert asked.contains(shapely.box(*BOX))
 
 
-def test_a_footprint_touches_the_tiles_that_it_meets_and_not_all_of_its_box(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_footprint_touches_the_tiles_that_it_meets_and_not_all_of_its_box(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{MODULE}._AT_ONCE", 50)  # many rounds
     monkeypatch.setattr(f"{MODULE}._MERGED", 50)
     random = np.random.default_rng(1)
     corners = random.uniform((5.99, 44.99), (6.11, 45.11), (400, 1, 2)) + random.normal(0, 0.01, (400, 3, 2))
     shapes = [shapely.Polygon(ring) for ring in corners]
     area = shapely.box(6.0, 45.0, 6.1, 45.1)
-    found = touched_in(area, ZOOM, Told([None, shapely.Polygon(), shapely.box(0, 89, 1, 90), *shapes]), tmp_path)
+    found = touched_in(area, ZOOM, Told([None, shapely.Polygon(), shapely.box(0, 89, 1, 90), *shapes]))
     tiles = tiles_over(area, ZOOM, 10_000, "")
     met = np.unique(shapely.STRtree(lonlat_boxes(ZOOM, tiles)).query(shapes, predicate="intersects")[1])
     assert found.tolist() == sorted(codes_of(tiles[:, met]).tolist())
 
 
-def test_the_sample_is_that_of_the_area_and_not_of_its_box(tmp_path: Path) -> None:
+def test_the_sample_is_that_of_the_area_and_not_of_its_box() -> None:
     area = shapely.Polygon([(6, 45), (6.5, 45), (6, 45.5)])
-    codes = touched_in(area, ZOOM, Told(houses(2000)), tmp_path)
+    codes = touched_in(area, ZOOM, Told(houses(2000)))
     found = named(draw_touched(codes, area, ZOOM, 200, 0), ZOOM)
     assert all(shapely.box(*lonlat_bounds(tile)).intersects(area) for tile in found)
     with pytest.raises(
@@ -132,15 +132,20 @@ def test_what_was_found_is_kept_until_it_is_forgotten(tmp_path: Path) -> None:
     told = Told(houses(300))
     first = names(told, tmp_path, area={"sample": 100})
     assert names(told, tmp_path, area={"sample": 100}) == first
+    assert set(names(told, tmp_path, area={"sample": 90})) < set(first)
     assert len(told.asked) == 1
-    (kept,) = tmp_path.glob("touched-*.npy")
+    (kept,) = tmp_path.iterdir()
     kept.write_bytes(kept.read_bytes()[:-100])  # as after a power cut
     assert names(told, tmp_path, area={"sample": 100}) == first
-    forget_touched(tmp_path)
+    forget_kept(tmp_path)
     assert names(told, tmp_path, area={"sample": 100}) == first
     assert names(Told(told.shapes, "another file"), tmp_path, area={"sample": 100}) == first
     assert len(told.asked) == 3
-    assert len(list(tmp_path.glob("touched-*"))) == 1
+    names(told, tmp_path, area={"bbox": [6.0, 45.0, 6.4, 45.4], "sample": 50})
+    assert [path.name for path in tmp_path.iterdir()] == [KEPT]
+    recipe = recipe_of("xyz", {"area": {"bbox": list(BOX), "sample": 100, "among": "buildings"}, "grid.zoom": ZOOM})
+    with pytest.raises(AreaError, match=r"does not hold where the area's buildings are.* run the same command again"):
+        cells(recipe, tmp_path)
 
 
 def test_of_a_list_of_tiles(tmp_path: Path) -> None:

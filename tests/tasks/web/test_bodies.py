@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.web.bodies import BodyError, LongBodyError, decoded, is_markup
+from tasks.web.bodies import BodyError, LongBodyError, decoded, is_markup, parsed
 
 BODY = bytes(range(256)) * 2000
 
@@ -81,3 +81,19 @@ def test_whatever_comes_is_bounded(chunks: list[bytes], encoding: str, most: int
 )
 def test_web_pages_are_known_by_their_start(body: bytes, page: bool) -> None:
     assert is_markup(body) is page
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (b"[" + b"[]," * 5_000_000 + b"[]]", "JSON of more than 10,000,000 values"),
+        (b"[" * 100_000, "JSON that is nested too deeply"),
+        (b"<!DOCTYPE html><p>", r"a web page \(HTML\), where JSON was expected"),
+        (b'{"a": ', "JSON cut short, or something else, where JSON was expected"),
+        (b"\xff\xfe\x00", "where JSON was expected"),
+    ],
+)
+def test_what_is_no_json_to_be_held_in_memory(body: bytes, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        parsed(body)
+    assert parsed(b'{"a": [1, null]}') == {"a": [1, None]}

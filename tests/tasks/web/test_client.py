@@ -207,7 +207,7 @@ def test_no_secret_goes_to_another_origin(faults: FaultServer, client: Client, f
     assert answer.body == b"what nobody may have"
     assert faults.canary.asked[0].target == f"/{fault}/x?layer=roads"
     assert faults.canary.asked[0].headers["if-match"] == "x"
-    assert not faults.canary.saw(TOKEN)
+    assert TOKEN not in faults.canary.heard
 
 
 @pytest.mark.parametrize("path", [f"/{TOKEN}/x", f"/x#{TOKEN}", f"/x?url=http%3A%2F%2Fhost%2F{TOKEN}"])
@@ -220,7 +220,7 @@ def test_a_target_with_the_token_in_its_path_is_refused(faults: FaultServer, cli
     else:
         with pytest.raises(LabelError, match=r"redirects to http://127\.0\.0\.1:\d+ and would hand it the token; if"):
             client.get(faults.redirect(target), **ask)  # type: ignore[arg-type]
-    assert not faults.canary.saw(TOKEN)
+    assert TOKEN not in faults.canary.heard
 
 
 def test_the_users_login_stays_at_home(faults: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,10 +139,9 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 
 def test_paths_that_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(RecipeError, match=r"imagery\.images: loop/\{scene\}\.tif cannot be looked up"):
-        folder_scenes(scenes_recipe(tmp_path, "loop/{scene}.tif"))
-    with pytest.raises(SourceError, match="no file matches"):
-        folder_scenes(scenes_recipe(tmp_path, "x" * 300 + "/{scene}.tif"))
+    for folder in ("loop", "x" * 300):
+        with pytest.raises(SourceError, match="no file matches"):
+            folder_scenes(scenes_recipe(tmp_path, f"{folder}/{{scene}}.tif"))
 
 
 def test_what_is_no_file_is_no_image(tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def test_a_document_that_is_none_is_told_in_one_line(tmp_path: Path, document: A
 
 def test_nesting_without_an_end_and_pipes_are_no_documents(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text('{"a":' * 100_000)
-    with pytest.raises(SourceError, match=r"deep\.json: is no JSON that can be read"):
+    with pytest.raises(SourceError, match=r"deep\.json: is JSON that is nested too deeply"):
         search("deep.json", folder=tmp_path)
     os.mkfifo(tmp_path / "pipe.json")
     static(tmp_path, "catalog", ("item", "pipe.json"))
