@@ -40,8 +40,11 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# One more than there are cores: many tests wait for servers that do wrong.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1 )))
+
 test: $(STAMP)  ## all tests, or those that TESTS names
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=loadgroup $(TESTS)
 
 # What depends most on the libraries: all rooms, stores and work directories of earlier programs, and training.
 test-newest:  ## a part of them with the libraries that need a later Python: make test-newest PYTHON=python3.13

@@ -8,7 +8,7 @@ from tasks.labels.footprints import LabelReport
 from tasks.recipe.model import Recipe
 from tasks.versions.schema import SPLITS
 from tasks.versions.splits import wanted_splits
-from tasks.views.words import percent
+from tasks.views.funnel import percent
 
 NEARLY_ALL = 0.95  # share of ignored pixels from which a version is warned of
 Fractions = tuple[float, ...]  # of a sample's pixels by class, in the recipe's order

@@ -115,12 +115,16 @@ def geopackage_layers(path: Path) -> list[tuple[str, str]]:
 def _sqlite(path: Path) -> sqlite3.Connection:
     """The database, for reading alone; where that takes writing beside it, as GDAL opens it then."""
     url = path.as_uri()
+    database = sqlite3.connect(f"{url}?mode=ro", uri=True)
     try:
-        database = sqlite3.connect(f"{url}?mode=ro", uri=True)
         database.execute("SELECT 1 FROM sqlite_master").fetchone()
-        return database
     except sqlite3.OperationalError:
+        database.close()
         return sqlite3.connect(f"{url}?mode=ro&immutable=1", uri=True)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _check_regular(path: Path) -> None:

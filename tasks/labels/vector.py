@@ -22,6 +22,7 @@ from tasks.labels.rows import Box, read_rows, reading
 from tasks.labels.tags import TAG_KEYS
 from tasks.recipe.document import shown
 
+MAX_STARS = 3  # in one name of a path; to match more can take for ever
 NO_ID = (1 << 63) - 1  # what a larger number becomes, here as in GDAL; OSM's own stay far below
 _COLUMNS = ("osm_id", "osm_type", "@id", "id", *TAG_KEYS)
 _TYPED_ID = re.compile(r"(way|relation|w|r)/?(\d*[1-9]\d*)")
@@ -75,6 +76,8 @@ def matching(folder: Path, path: str) -> list[Path]:
     A Mac's ``._name`` matches no pattern. Raises LabelError for what is no path.
     """
     wild = path.replace("{scene}", "*")
+    if any(part.count("*") > MAX_STARS for part in wild.split("/")):
+        raise LabelError(f"{shown(path)}: has more than {MAX_STARS} * in one name; correct labels.path")
     fixed = Path(wild.split("*", 1)[0] + "x").parent  # the folder above the first star
     try:
         if not is_pattern(path):

@@ -1,9 +1,10 @@
 """Files that a path with placeholders and ``*`` means."""
 
+import fnmatch
 import glob
+import os
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tasks.recipe.patterns import PLACEHOLDER
@@ -24,10 +25,25 @@ def matching(pattern: Path, scene: str | None = None) -> Iterator[Path]:
     """
     root, below = parted(pattern)
     wild = "".join(_in_glob(part, scene) for part in re.split(r"(\*|\{[^{}]*\})", below))
-    with suppress(OSError):  # a folder that cannot be looked into, or whose name is too long to be one
-        for path in root.glob(re.sub(r"\*{2,}", "*", wild)):
-            if is_file(path) and not any(part.startswith(".") for part in path.relative_to(root).parts):
-                yield path
+    yield from _below(root, re.sub(r"\*{2,}", "*", wild).split("/"))
+
+
+def _below(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Files whose path from ``folder`` has these names, each a pattern as :mod:`fnmatch` has it.
+
+    Not by :meth:`Path.glob`, whose expressions take for ever to match some names (Python 3.13).
+    """
+    matches = re.compile(fnmatch.translate(parts[0])).match
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".") and matches(entry.name)]
+    except OSError:  # none, one that cannot be looked into, or whose name is too long to be one
+        return
+    for name in names:
+        if parts[1:]:
+            yield from _below(folder / name, parts[1:])
+        elif is_file(folder / name):
+            yield folder / name
 
 
 def _in_glob(part: str, scene: str | None) -> str:

@@ -30,8 +30,9 @@ BRANCH = "main"
 _DAMAGED = "the store is damaged: put back a copy of it, or build the version again in another store"
 _CHECK = "check the bucket, the AWS_* credentials and AWS_ENDPOINT_URL"
 
-# The process that opened a store first: Icechunk's threads are of that process, and no fork takes them along.
-_opened_by: list[int] = []
+# The process that started Icechunk's threads, which no fork takes along: 2 starts them when it is imported, 1 when a
+# store is opened.
+_opened_by: list[int] = [os.getpid()] if hasattr(icechunk, "SpecVersion") else []
 
 # Local storage warns at every open that only one process may commit; the build's lock sees to that.
 icechunk.set_logs_filter("error")
@@ -211,11 +212,11 @@ def parse_reference(reference: str) -> tuple[str, str | None]:
 
 
 def refuse_after_fork() -> None:
-    """Raise StoreError in a forked child of a process that has opened a store, where reading would hang for ever."""
+    """Raise StoreError in a forked child of a process that has used Icechunk, where reading would hang for ever."""
     if _opened_by and _opened_by[0] != os.getpid():
         raise StoreError(
-            "a store was opened before this process was forked, and Icechunk cannot be used in both; start workers "
-            'afresh, as with DataLoader(..., multiprocessing_context="spawn"), or open the store in the workers alone'
+            "this process was forked from one that uses Icechunk, which cannot be used in both; start workers afresh, "
+            'as with DataLoader(..., multiprocessing_context="spawn")'
         )
 
 

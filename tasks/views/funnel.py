@@ -9,7 +9,6 @@ from tasks.recipe.model import Recipe
 from tasks.recipe.sources import SlippyImagery
 from tasks.state.ledger import Ledger
 from tasks.state.transitions import CLOUDS, NODATA, State
-from tasks.views.words import percent
 
 
 @dataclass(frozen=True)
@@ -91,3 +90,8 @@ def describe_funnel(funnel: Funnel) -> str:
         if funnel.with_building == 0:
             lines.append("  no candidate has any building: check that area and labels are of the same place")
     return "\n".join(lines)
+
+
+def percent(share: float) -> str:
+    """A share in percent, to four digits that count: ``0.01%`` for 0.0001."""
+    return f"{np.format_float_positional(100 * share, precision=4, fractional=False, trim='-')}%"

@@ -5,7 +5,6 @@ unpacked, in redirects and in what it waits for, and leads to no private address
 """
 
 import io
-import logging
 import threading
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
@@ -17,10 +16,10 @@ import requests
 import urllib3
 
 from tasks.errors import SourceError, TilewrightError
-from tasks.secrets import redact
+from tasks.secrets import guard_logs, redact
 from tasks.web.answers import Answer, Stream
 from tasks.web.connection import CONNECT_SECONDS, CURRENT, Asking, BoundedSession, Deadline
-from tasks.web.failures import explain
+from tasks.web.failures import TLS_ADVICE, explain
 from tasks.web.origins import (
     carries,
     is_downgrade,
@@ -32,7 +31,6 @@ from tasks.web.origins import (
 )
 from tasks.web.reach import ANYWHERE, Reach, host_of
 from tasks.web.retry import PATIENCE, TRANSIENT_STATUS, Patience, RetryPolicy, TransientError, asked_pause, persist
-from tasks.web.tls import TLS_ADVICE
 
 if TYPE_CHECKING:
     from tasks.recipe.parts import Limits
@@ -78,7 +76,7 @@ class Client:
 
         ``error`` and ``advice`` tell of what no further attempt can mend. ``login``: send what the user's .netrc has.
         """
-        logging.getLogger("urllib3.connectionpool").addFilter(without_secrets)
+        guard_logs()  # urllib3 at level DEBUG logs path and query of every request
         self.policy, self.timeout, self.limits, self.reach, self.requests = policy, timeout, limits, reach, 0
         self.patience = Patience(limits.patience)
         self._error, self._advice, self._login = error, advice, login
@@ -317,9 +315,3 @@ def _reason(answer: requests.Response) -> str:
 def _no_login(request: requests.PreparedRequest) -> requests.PreparedRequest:
     """Keeps out what the user's .netrc has."""
     return request
-
-
-def without_secrets(record: logging.LogRecord) -> bool:
-    """A filter for what a library logs, without tokens: urllib3 at level DEBUG path and query of every request."""
-    record.msg, record.args = redact(record.getMessage()), ()
-    return True

@@ -17,9 +17,9 @@ from yarl import URL
 
 from tasks.errors import SourceError
 from tasks.web.bodies import BodyError, LongBodyError, decoded
+from tasks.web.failures import TLS_ADVICE, is_passing, tls_reason
 from tasks.web.origins import carries, is_downgrade, kept_headers, origin, same_origin, secrets_of
 from tasks.web.reach import ANYWHERE, Reach
-from tasks.web.tls import TLS_ADVICE, is_passing, tls_reason
 
 USER_AGENT = f"tilewright/{version('tilewright')}"
 MAX_BODY = 4 << 20  # bytes, as sent and as unpacked; 512 px of four 16-bit bands take 2 MiB as they are

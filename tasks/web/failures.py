@@ -9,7 +9,13 @@ from dataclasses import dataclass
 import urllib3
 
 from tasks.web.connection import CONNECT_SECONDS, Deadline
-from tasks.web.tls import is_passing, tls_reason
+
+TLS_ADVICE = (
+    "if the server is yours, name the file of its certificate authority in the environment variable REQUESTS_CA_BUNDLE"
+    " (SSL_CERT_FILE for tiles)"
+)
+# A connection that ended in the midst, which another attempt may not meet.
+_PASSING = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError, ssl.SSLWantReadError)
 
 
 @dataclass(frozen=True)
@@ -69,3 +75,16 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield one
         inner = (one.__cause__, one.__context__, getattr(one, "reason", None), *one.args)
         waiting.extend(each for each in inner if isinstance(each, BaseException))
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another attempt may do better."""
+    return isinstance(error, _PASSING)
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """Why there is no connection, such as ``TLS failed: self-signed certificate``."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message or "the certificate is not valid"
+        return f"TLS failed: {said.rstrip('.')}"
+    return f"TLS failed: {(error.reason or error.strerror or type(error).__name__).replace('_', ' ').lower()}"

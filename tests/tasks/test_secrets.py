@@ -151,7 +151,8 @@ def test_a_remembered_value_goes_however_it_is_written(value: str) -> None:
         base64.b64encode(value.encode()).decode(),
     ]
     assert [known.hide(f"before {text}; after") for text in written[:-1]] == ["before ***; after"] * 7
-    assert written[-1].rstrip("=") not in known.hide(f"Basic {written[-1]}")
+    if len(value) >= 8:  # a shorter one is looked for as it is
+        assert written[-1].rstrip("=") not in known.hide(f"Basic {written[-1]}")
 
 
 def test_a_value_that_was_cut_off_goes_too() -> None:

@@ -27,8 +27,8 @@ from tasks.geo.georeference import transformer
 from tasks.imagery.stac.documents import is_url
 from tasks.imagery.stac.items import AssetRef
 from tasks.imagery.stac.signing import Signer
-from tasks.secrets import redact
-from tasks.web.client import LEAST_RATE, Client, without_secrets
+from tasks.secrets import guard_logs, redact
+from tasks.web.client import LEAST_RATE, Client
 from tasks.web.connection import CONNECT_SECONDS
 from tasks.web.retry import RetryPolicy, TransientError
 
@@ -44,9 +44,7 @@ _SAID = 2000  # characters of what GDAL says; of a server's refusal it repeats a
 _STATUS = re.compile(r"HTTP response code: (\d{3})")
 _S3_REFUSALS = ("credential", "accessdenied", "access denied", "signaturedoesnotmatch", "invalidaccesskeyid")
 
-# rasterio logs the URLs that it opens.
-for _name in ("rasterio", *(f"rasterio.{module}" for module in ("_base", "_env", "_err", "_io", "_warp", "env"))):
-    logging.getLogger(_name).addFilter(without_secrets)
+guard_logs()  # rasterio logs the URLs that it opens
 # It logs every failed attempt with its URL as an error; what fails for good is raised.
 logging.getLogger("odc.loader._rio").addFilter(lambda _: False)
 # So does GDAL from 3.12 on, of every connection that breaks.

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import icechunk
 import numpy as np
 import pytest
 import zarr
@@ -221,5 +222,7 @@ def test_a_forked_child_reads_or_refuses_and_never_hangs(tmp_path: Path, when: s
     command = [sys.executable, "-c", _FORKED, str(tmp_path / "store"), when]
     result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     for line in result.stdout.splitlines():
-        assert line == "read" if when == "in the child" else "multiprocessing_context" in line
+        # Icechunk 2 starts its threads when it is imported.
+        reads = when == "in the child" and not hasattr(icechunk, "SpecVersion")
+        assert line == "read" if reads else "multiprocessing_context" in line
     assert len(result.stdout.splitlines()) == 2

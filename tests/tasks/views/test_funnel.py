@@ -8,8 +8,7 @@ from tasks.recipe.model import Recipe
 from tasks.state.ledger import Fetched, Measured
 from tasks.state.sqlite import open_ledger
 from tasks.state.transitions import DENSITY, NODATA, Image
-from tasks.views.funnel import Funnel, describe_funnel
-from tasks.views.words import percent
+from tasks.views.funnel import Funnel, describe_funnel, percent
 from tests.support.recipes import write_recipe
 
 TILES = [Tile(20, x, 0) for x in range(100)]
