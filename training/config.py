@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from tasks.errors import RecipeError
-from tasks.recipe.yaml import StrictModel, load_strict
+from tasks.recipe.yaml import StrictModel, is_file, load_strict
 
 SHIPPED = Path(__file__).parent / "configs"
 
@@ -113,11 +113,7 @@ def find_config(name_or_path: str) -> Path:
     """The file that a name or path means. Raises RecipeError, listing the configurations that exist."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
-        try:
-            there = path.is_file()
-        except OSError:  # of a name that is too long, or a folder that is closed
-            there = False
-        if not there:
+        if not is_file(path):
             raise RecipeError(f"{path}: no such file; give a training configuration, or one of {_listed()}")
         return path
     if name_or_path not in shipped_configs():

@@ -18,7 +18,6 @@ from tasks.recipe.model import Recipe
 from tasks.samples.window import Candidates
 from tasks.state.transitions import State
 from tasks.versions.plan import VersionPlan
-from tasks.versions.schema import SPLITS
 from tasks.versions.write import Written
 from tasks.views.funnel import Funnel
 from tasks.views.sheet import draw_samples
@@ -83,11 +82,17 @@ def held(plan: VersionPlan, recipe: Recipe) -> Contents:
 
 
 def commit(
-    job: Job, found: Candidates, report: LabelReport, plan: VersionPlan, written: Sequence[Written], began: float
+    job: Job,
+    found: Candidates,
+    report: LabelReport,
+    plan: VersionPlan,
+    holds: Contents,
+    written: Sequence[Written],
+    began: float,
 ) -> BuildSummary:
     """Commit and tag what was written (or name the unchanged version) and sum the run up.
 
-    ``began``: when the run did, on the monotonic clock.
+    ``holds``: see :func:`held`. ``began``: when the run did, on the monotonic clock.
     """
     tools = tools_of(job)
     with tools.ledger() as ledger:
@@ -98,7 +103,6 @@ def commit(
         ledger.assign_splits(plan.assigned, plan.units)
         ledger.set_run_state(replace(ledger.run_state(), labels_key=""))
         rejected = ledger.reasons(State.REJECTED)
-    holds = held(plan, job.recipe)
     return BuildSummary(
         version=info.version,
         snapshot=info.snapshot,
@@ -110,7 +114,7 @@ def commit(
         failed=counts.failed,
         rejected=rejected,
         left_out=found.left_out,
-        splits={split: len(plan.rows[split]) for split in SPLITS},
+        splits=holds.splits,
         requests={"imagery": tools.source.requests, "labels": report.requests},
         seconds=round(time.monotonic() - began, 3),
         labels=labels_told(report),

@@ -84,7 +84,7 @@ def build(job: Job, runner: Runner | None = None) -> BuildSummary:
         warn(*told)
         blocks = () if version.unchanged else version.blocks
         written = runner.each("write", functools.partial(stages.write, job, version), blocks)
-        summary = runner.once("commit", functools.partial(commit, job, found, report, version, written, began))
+        summary = runner.once("commit", functools.partial(commit, job, found, report, version, holds, written, began))
         warn(draw_preview(job, version))
     return dataclasses.replace(summary, warnings=[one for one in warn.said if one in told or one not in guessed])
 

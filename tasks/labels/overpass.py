@@ -8,11 +8,8 @@ that both sources agree: osmnx's own assembly fails on one broken relation.
 
 import hashlib
 import re
-import socket
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +30,7 @@ from tasks.secrets import redact
 from tasks.web.answers import Answer
 from tasks.web.bodies import parsed
 from tasks.web.client import USUAL, Bounds, Client
+from tasks.web.osmnx_requests import own_headers, written_request
 from tasks.web.reach import ANYWHERE, Reach
 from tasks.web.retry import RetryPolicy, TransientError
 
@@ -42,9 +40,7 @@ BLOCK_ZOOM = 10  # at most 39 km a side, so that a block's tiles fit into one qu
 _MARGIN = 1e-5  # degrees, a metre: osmnx rounds the coordinates of a query to six decimals
 _STEP = 0.01  # degrees, a kilometre: sides that long stay straight through osmnx's projection
 GRACE = 30  # seconds for the way to the server and back, beyond the query's own time
-_HEADERS = ("User-Agent", "Referer", "Accept-Language", "Content-Type")  # of osmnx's requests
 _NOWHERE = "http://127.0.0.1"  # what osmnx is told of the server, which it never asks; a number needs no look-up
-_LOCK = threading.Lock()  # osmnx's settings are the process's
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class OverpassSource:
         """The server's answer for ``area``, which is in ``file`` then."""
         written = _query(settings, area)
         url = f"{self.url.rstrip('/')}/interpreter"
-        headers = {name: written.headers[name] for name in _HEADERS if name in written.headers}
+        headers = own_headers(written)
 
         def once() -> dict[str, Any]:
             if self.rate_limit:
@@ -143,32 +139,13 @@ def _query(query_settings: str, area: Any) -> requests.PreparedRequest:
     """The request for the buildings in ``area`` (EPSG:4326), as osmnx would send it."""
     import osmnx
 
-    settings = {
-        "overpass_url": _NOWHERE,
-        "overpass_settings": query_settings,
-        "overpass_rate_limit": False,  # its own wait loops for ever on some servers; _wait_for_slot does it
-        "requests_kwargs": {"auth": _take},
-        "use_cache": False,
-        "max_query_area_size": float("inf"),  # query_areas has cut the area
-        "doh_url_template": None,  # no name look-up behind the user's back
-    }
-    try:
-        with _set_up(osmnx.settings, settings):
-            osmnx.features_from_polygon(area, {"building": True})
-    except _Written as written:
-        return written.request
-    raise AssertionError("osmnx does not go on without an answer")
-
-
-class _Written(Exception):  # noqa: N818 - takes what osmnx has written past it, whose work is done
-    def __init__(self, request: requests.PreparedRequest) -> None:
-        super().__init__()
-        self.request = request
-
-
-def _take(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """What requests calls to add a login to a request that is about to be sent. Raises it."""
-    raise _Written(request)
+    return written_request(
+        lambda: osmnx.features_from_polygon(area, {"building": True}),
+        overpass_url=_NOWHERE,
+        overpass_settings=query_settings,
+        overpass_rate_limit=False,  # its own wait loops for ever on some servers; _wait_for_slot does it
+        max_query_area_size=float("inf"),  # query_areas has cut the area
+    )
 
 
 def _bytes(body: bytes | str | None) -> bytes:
@@ -211,19 +188,6 @@ def _iso(date: str) -> str:
     except ValueError as error:
         raise RecipeError(f"labels.date: {date!r} is no date; expected for example 2024-01-01T00:00:00Z") from error
     return f"{(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-@contextmanager
-def _set_up(module: Any, values: dict[str, Any]) -> Iterator[None]:
-    """osmnx's settings for one query, and everything put back after: them, and the name look-up that it patches."""
-    with _LOCK:
-        before, look_up = dict(vars(module)), socket.getaddrinfo
-        try:
-            vars(module).update(values)
-            yield
-        finally:
-            vars(module).update(before)
-            socket.getaddrinfo = look_up
 
 
 def slot_wait(status: str) -> float:

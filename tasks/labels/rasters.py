@@ -18,10 +18,11 @@ from tasks.labels.footprints import LabelReport
 from tasks.labels.nearest import places
 from tasks.labels.protocol import RawLabels, rim
 from tasks.raster.files import Pixels, Rasters
-from tasks.raster.found import is_file, matching
+from tasks.raster.found import matching
 from tasks.raster.grids import Header, difference, out_of, reach
 from tasks.raster.scene import Asset, LocalAsset, Scene
 from tasks.recipe.sources import ProvidedLabels, RasterLabels
+from tasks.recipe.yaml import is_file
 from tasks.samples.window import Window
 from tasks.secrets import redact
 

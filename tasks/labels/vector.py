@@ -20,9 +20,9 @@ from tasks.labels.formats import identify
 from tasks.labels.placed import check_far, extent, in_degrees
 from tasks.labels.rows import Box, read_rows, reading
 from tasks.labels.tags import TAG_KEYS
+from tasks.raster.found import matching as files_of
 from tasks.recipe.document import shown
 
-MAX_STARS = 3  # in one name of a path; to match more can take for ever
 NO_ID = (1 << 63) - 1  # what a larger number becomes, here as in GDAL; OSM's own stay far below
 _COLUMNS = ("osm_id", "osm_type", "@id", "id", *TAG_KEYS)
 _TYPED_ID = re.compile(r"(way|relation|w|r)/?(\d*[1-9]\d*)")
@@ -75,17 +75,12 @@ def matching(folder: Path, path: str) -> list[Path]:
 
     A Mac's ``._name`` matches no pattern. Raises LabelError for what is no path.
     """
-    wild = path.replace("{scene}", "*")
-    if any(part.count("*") > MAX_STARS for part in wild.split("/")):
-        raise LabelError(f"{shown(path)}: has more than {MAX_STARS} * in one name; correct labels.path")
-    fixed = Path(wild.split("*", 1)[0] + "x").parent  # the folder above the first star
     try:
-        if not is_pattern(path):
-            found = (folder / path).resolve()
-            found.exists()  # or says why nobody can tell
-            return [found]
-        below = re.sub(r"[\[?]", r"[\g<0>]", str(Path(wild).relative_to(fixed)))  # only * is a pattern
-        return sorted(one for one in (folder / fixed).resolve().glob(below) if not one.name.startswith("._"))
+        if is_pattern(path):
+            return sorted(files_of((folder / path).absolute()))
+        found = (folder / path).resolve()
+        found.exists()  # or says why nobody can tell
+        return [found]
     except (OSError, RuntimeError, ValueError) as error:
         told = getattr(error, "strerror", None) or error
         raise LabelError(f"{shown(path)}: is no path that can be opened ({told}); correct labels.path") from None

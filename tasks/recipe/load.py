@@ -9,7 +9,7 @@ from tasks.recipe.document import shown
 from tasks.recipe.model import Recipe
 from tasks.recipe.sources import XyzImagery
 from tasks.recipe.tokens import told_headers
-from tasks.recipe.yaml import load_strict
+from tasks.recipe.yaml import is_file, load_strict
 from tasks.secrets import remember_environment
 
 
@@ -19,22 +19,15 @@ def find_recipe(name_or_path: str) -> Path:
     Raises RecipeError, listing what there is.
     """
     path = Path(name_or_path)
-    if _is_file(path):
+    if is_file(path):
         return path
     if path.suffix in (".yaml", ".yml"):
         raise RecipeError(f"{shown(name_or_path)}: no such recipe file")
     shipped = Path("datasets") / f"{name_or_path}.yaml"
-    if _is_file(shipped):
+    if is_file(shipped):
         return shipped
     known = ", ".join(sorted(entry.stem for entry in Path("datasets").glob("*.yaml"))) or "none in ./datasets"
     raise RecipeError(f"{shown(name_or_path)}: neither a recipe file nor a name in ./datasets (there: {known})")
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # of a name that is too long, or a folder that is closed
-        return False
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -78,6 +78,14 @@ def _holder(data: Any, at: tuple[str, ...]) -> Any:
     return data if isinstance(data, Mapping) and last in data else None
 
 
+def is_file(path: Path) -> bool:
+    """Whether a path is a file, or a link to one; no for what cannot be one, as a name that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def load_strict(path: Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read ``path`` as ``model``, after applying ``overrides`` of the form ``a.b=value`` (value in YAML).
 

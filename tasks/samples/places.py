@@ -1,15 +1,14 @@
 """The polygon of a place by its name or OSM id, from Nominatim: asked once, then kept in the work directory.
 
-osmnx writes the request, which is sent and bounded as every other (:mod:`tasks.web.client`).
+osmnx writes the request (:mod:`tasks.web.osmnx_requests`), which is sent and bounded as every other.
 """
 
 import hashlib
 import json
 import re
-import threading
 import unicodedata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import requests
 
@@ -18,6 +17,7 @@ from tasks.errors import AreaError
 from tasks.recipe.model import Recipe
 from tasks.secrets import remember
 from tasks.web.client import Bounds, Client
+from tasks.web.osmnx_requests import own_headers, written_request
 from tasks.web.reach import Reach, host_of
 from tasks.web.retry import RetryPolicy, TransientError
 
@@ -26,8 +26,6 @@ PLACE_SECONDS = 180.0  # for one request
 PLACE_POLICY = RetryPolicy(attempts=4, total_seconds=900.0)
 _ELSE = "or give area.bbox or area.geojson"
 _POLYGONS = ("Polygon", "MultiPolygon")
-_OWN_HEADERS = ("User-Agent", "Referer", "Accept-Language")  # of osmnx; how a body is encoded is the client's matter
-_LOCK = threading.Lock()  # osmnx's settings are the process's
 
 
 def place_file(recipe: Recipe, work: Path) -> Path:
@@ -64,11 +62,10 @@ def _look_up(place: str, recipe: Recipe) -> dict[str, Any]:
     url = str(asked.url)
     server = host_of(url)
     shown, reach = f"area.place {place!r} at {server}", Reach.of(recipe, [url])
-    headers = {name: str(asked.headers[name]) for name in _OWN_HEADERS if name in asked.headers}
     limits, advice = Bounds.of(recipe.limits), f"check area.place, {_ELSE}"
     with Client(PLACE_POLICY, PLACE_SECONDS, AreaError, advice, login=True, limits=limits, reach=reach) as client:
         try:
-            answer = client.persist(lambda: client.get(url, headers=headers, follow=True, shown=shown))
+            answer = client.persist(lambda: client.get(url, headers=own_headers(asked), follow=True, shown=shown))
         except TransientError as error:
             raise AreaError(
                 f"{error}; gave up after {error.tried}; check the connection and run the same command again, {_ELSE}"
@@ -99,31 +96,13 @@ def _importance(result: dict[str, Any]) -> float:
     return float(value) if isinstance(value, int | float) and value == value else 0.0
 
 
-class _WrittenError(Exception):
-    """Takes a request past osmnx, which does not send it."""
-
-
 def _request(place: str, by_id: bool) -> requests.PreparedRequest:
     """The request that osmnx would send to the Nominatim of its settings."""
     import osmnx
 
-    def take(request: requests.PreparedRequest) -> NoReturn:
-        raise _WrittenError(request)
-
-    # No cache: it is a folder of the current directory. No name look-up behind the user's back.
-    settings = {"requests_kwargs": {"auth": take}, "use_cache": False, "doh_url_template": None}
     if osmnx.settings.nominatim_key:
         remember(str(osmnx.settings.nominatim_key))
-    with _LOCK:
-        before = dict(vars(osmnx.settings))
-        vars(osmnx.settings).update(settings)
-        try:
-            osmnx.geocode_to_gdf(place, by_osmid=by_id)
-        except _WrittenError as written:
-            request: requests.PreparedRequest = written.args[0]
-            return request
-        except (requests.RequestException, ValueError, TypeError) as error:
-            raise AreaError(f"area.place {place!r} cannot be asked for ({error}); {_ELSE}") from None
-        finally:
-            vars(osmnx.settings).update(before)
-    raise AssertionError("osmnx does not go on without an answer")
+    try:
+        return written_request(lambda: osmnx.geocode_to_gdf(place, by_osmid=by_id))
+    except (requests.RequestException, ValueError, TypeError) as error:
+        raise AreaError(f"area.place {place!r} cannot be asked for ({error}); {_ELSE}") from None

@@ -135,8 +135,7 @@ REGION = SmallRegion(side=3)
 
 @pytest.fixture
 def search(tmp_path: Path, tilewright: Tilewright, prefect_server: str) -> Iterator[Search]:
-    server = EchoServer()
-    server.tile = lambda path: REGION.image(path[-len("/16/33000/22000.png") :])  # type: ignore[method-assign]
+    server = EchoServer(lambda path: REGION.image(path[-len("/16/33000/22000.png") :]))
     with server:
         yield Search(tmp_path, server, tilewright)
 

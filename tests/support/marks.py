@@ -8,7 +8,7 @@ import base64
 import html
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
@@ -26,7 +26,9 @@ from tasks.versions.read import find_repository, open_version, versions
 class EchoServer:
     """Answers with what it was asked: path, query and headers, as ``how`` says (tiles are answered by ``tile``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tile: Callable[[str], bytes | None]) -> None:
+        """``tile``: the image at a path."""
+        self.tile = tile
         self.how = "tile"
         self.said = ""  # all that it was told
         self._server = BackgroundServer(
@@ -49,10 +51,6 @@ class EchoServer:
 
     def __exit__(self, *error: Any) -> None:
         self._server.__exit__(*error)
-
-    def tile(self, path: str) -> bytes | None:
-        """The image at a path; to be replaced."""
-        raise NotImplementedError(path)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         # Values without their names, and those first that messages, which are short, are to hold.

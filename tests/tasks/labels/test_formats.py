@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -151,6 +152,26 @@ def test_brackets_in_a_pattern_are_brackets(tmp_path: Path) -> None:
     for name in ("a[1]_x.geojson", "a1_x.geojson", "._a[1]_x.geojson"):
         (tmp_path / name).touch()
     assert [file.name for file in matching(tmp_path, "*[1]_{scene}.geojson")] == ["a[1]_x.geojson"]
+
+
+def test_folders_in_folders(tmp_path: Path) -> None:
+    for name in ("x_1.geojson", "a/x_2.geojson", "a/b/x_3.geojson", "a/b/y_4.geojson", ".hidden/x_5.geojson"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    assert [file.name for file in matching(tmp_path, "**/x_{scene}.geojson")] == [
+        "x_3.geojson",
+        "x_2.geojson",
+        "x_1.geojson",
+    ]
+    assert [file.name for file in matching(tmp_path, "a/*/x_*.geojson")] == ["x_3.geojson", "x_1.geojson"]
+
+
+def test_a_pattern_of_many_stars_takes_no_time(tmp_path: Path) -> None:
+    (tmp_path / ("a" * 200 + ".geojson")).touch()
+    began = time.monotonic()
+    assert matching(tmp_path, "*a" * 40 + "*b") == []
+    assert time.monotonic() - began < 5
 
 
 def changed(path: Path, *statements: str) -> Path:
